@@ -1,0 +1,119 @@
+"""Every setting once: unit, default, and where the default comes from. Experiments in this folder change a few of them.
+
+Each section becomes the keyword arguments of one callable, which checks the values; a key that is not here is an error.
+Sizes are (height, width). Source of the numbers, where none is named: ViTPose (arXiv 2204.12484) Table 1 and the
+released configs.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """The settings of ViTPose-B with the classic decoder on COCO."""
+    config = ConfigDict()
+    config.name = "common"  # the run's folder is runs/<name> unless --workdir says otherwise
+    config.seed = 0  # of initial values, order, augmentation and stochastic depth
+
+    # vitpose_jax.models.vitpose.vitpose
+    config.model = ConfigDict()
+    config.model.size = config_dict.placeholder(str)  # "s", "b", "l", "h", "g"; or None and the next four
+    config.model.embed_dim = config_dict.placeholder(int)
+    config.model.depth = config_dict.placeholder(int)
+    config.model.num_heads = config_dict.placeholder(int)
+    config.model.mlp_dim = config_dict.placeholder(int)
+    config.model.image_size = (256, 192)  # pixels
+    config.model.ratio = 1  # 1, 2, 4: features of 1/16, 1/8, 1/4
+    config.model.decoder = "classic"  # "classic", "simple"
+    config.model.deconv_filters = 256
+    config.model.num_keypoints = ConfigDict({"coco": 17})  # a decoder for each data set
+    config.model.drop_path = 0.0
+    config.model.remat = "none"  # "none", "dots", "full": less memory, more arithmetic
+    config.model.scan_unroll = 1
+    config.model.dtype = "bfloat16"  # of the computation; parameters are float32. "float32" for parity
+
+    # One entry for each data set, named like its decoder.
+    config.datasets = ConfigDict()
+    config.datasets.coco = dataset("data/coco")
+
+    # vitpose_jax.data.augment.Augment
+    config.augment = ConfigDict()
+    config.augment.flip_prob = 0.5
+    config.augment.half_body_prob = 0.3
+    config.augment.half_body_min_keypoints = 8  # strictly more than
+    config.augment.scale_factor = 0.5
+    config.augment.rotation_factor_deg = 40.0
+    config.augment.rotation_prob = 0.6
+    config.augment.center_jitter_prob = 0.3
+    config.augment.center_jitter = 0.4  # of the box: up to 20 % either way
+    config.augment.jitter_each_epoch = False  # the original draws it once per run
+
+    # Heatmaps: training targets and decoding.
+    config.codec = ConfigDict()
+    config.codec.sigma = 2.0  # cells
+    config.codec.blur_kernel = 11  # cells; 17 for sigma 3
+
+    # vitpose_jax.data.pipeline.train_stream; num_workers and num_threads serve evaluation too
+    config.input = ConfigDict()
+    config.input.num_workers = 0  # processes; 0 uses threads of this one
+    config.input.num_threads = 4
+    config.input.prefetch = 4  # batches
+
+    # vitpose_jax.training.optimizer.adamw
+    config.optimizer = ConfigDict()
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.layer_decay = 1.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.eps = 1e-8
+    config.optimizer.clip_norm = 1.0
+
+    # vitpose_jax.training.optimizer.make_schedule
+    config.schedule = ConfigDict()
+    config.schedule.kind = "step"  # "step", "cosine"
+    config.schedule.learning_rate = 5e-4
+    config.schedule.warmup_steps = 500
+    config.schedule.warmup_ratio = 0.001
+    config.schedule.drop_epochs = (170, 200)  # full epochs, "step" only
+    config.schedule.drop_factor = 0.1
+
+    # train.py's loop
+    config.train = ConfigDict()
+    config.train.batch_size = 512  # of all devices together
+    config.train.epochs = 210
+    config.train.log_every_steps = 50
+    config.train.eval_every_epochs = 10  # evaluate, draw, save; 0 only at the end
+    config.train.save_every_steps = 0  # besides evaluations; 0 never
+    config.train.keep_last = 2  # checkpoints, besides the best
+
+    # vitpose_jax.evaluation.predict.Evaluator
+    config.eval = ConfigDict()
+    config.eval.batch_size = 256
+    config.eval.boxes = "detections"  # "annotations", "detections"
+    config.eval.detections_file = config_dict.placeholder(str)  # None: the one that the data set was built with
+    config.eval.detection_score_threshold = 0.0
+    config.eval.flip_test = True
+    config.eval.suppression = "oks"  # "oks", "soft_oks", "none"
+    config.eval.oks_threshold = 0.9
+    config.eval.min_keypoint_score = 0.2
+
+    # vitpose_jax.training.checkpoint.init_from
+    config.init_from = ConfigDict()
+    config.init_from.path = ""  # a run's folder, one of its steps, or a converted checkpoint; "" starts fresh
+    config.init_from.fresh = ()  # regular expressions over parameter paths that shall start fresh: ("decoders/.*",)
+
+    # vitpose_jax.training.sharding.make_mesh
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # replicas; -1 takes all devices that the others leave
+    config.mesh.fsdp = 1  # ways that parameters and optimizer state are split
+    config.mesh.tensor = 1  # ways that heads and FFN features are split
+    return config.lock()
+
+
+def dataset(data_dir: str) -> ConfigDict:
+    """Settings of one data set, built by `python -m vitpose_jax.data.build`."""
+    section = ConfigDict()
+    section.dir = data_dir
+    section.train_split = "train"
+    section.eval_split = "val"  # "" does not evaluate on it
+    section.weight = config_dict.placeholder(float)  # share of the training stream; None: its number of instances
+    return section

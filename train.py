@@ -1,0 +1,288 @@
+"""Train a model.
+
+    python train.py --config configs/vitpose_b.py --workdir runs/vitpose_b [--config.train.batch_size=256 …]
+
+Started again with the same workdir, a run goes on from its last checkpoint, bit for bit as if it had never stopped.
+Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often evaluate, draw, save.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from vitpose_jax import interrupt
+from vitpose_jax.data import datasets, pipeline
+from vitpose_jax.data.augment import Augment
+from vitpose_jax.evaluation import metrics as scores
+from vitpose_jax.evaluation.predict import Evaluator, check_decoder
+from vitpose_jax.inference import draw
+from vitpose_jax.models.vitpose import ViTPose, vitpose
+from vitpose_jax.training import checkpoint, optimizer, sharding, tasks
+from vitpose_jax.training import state as train_state
+from vitpose_jax.training.log import ScalarLog
+
+STEPS_AHEAD = 2  # updates that may be under way on the device before the host looks at the oldest one's loss
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment to run, a file in configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name of the config> when not given.")
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, float]:
+    """Runs an experiment from its start, or from the last checkpoint in its folder, to its end.
+
+    Args:
+        config: an experiment of `configs/`; every section is the keyword arguments of one callable.
+        workdir: folder of the run.
+
+    Returns:
+        The last evaluation's metrics, "<data set>/<metric>" to value; empty if no data set is evaluated.
+
+    Raises:
+        ValueError: for a setting that does not fit.
+        FloatingPointError: when the loss is not finite.
+        interrupt.Stopped: after a signal, when everything is saved.
+    """
+    workdir = pathlib.Path(workdir)
+    mesh = sharding.make_mesh(**config.mesh)
+    model = vitpose(**config.model.to_dict())
+    sources = open_sources(config, model)
+    total_instances = sum(len(source.split) for source in sources.values())
+    batch_size = config.train.batch_size
+    steps_per_epoch = -(-total_instances // batch_size)
+    total_steps = steps_per_epoch * config.train.epochs
+
+    key = jax.random.key(config.seed)
+    init_key, step_key = jax.random.split(key)
+    schedule = optimizer.make_schedule(**config.schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    tx = optimizer.adamw(train_state.variable_shapes(model)["params"], schedule, **config.optimizer)
+    udp = {name: source.split.dataset.udp for name, source in sources.items()}
+    loss = tasks.pose_loss(model, udp=udp, sigma=config.codec.sigma)
+    target = train_state.abstract_state(model, tx, mesh)
+    train_step = jax.jit(
+        tasks.make_train_step(loss, tx, schedule, step_key),
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
+    )
+    evaluators = make_evaluators(config, model, mesh)
+
+    write_config(config, workdir)
+    model_file = checkpoint.ModelFile(
+        settings=config.model.to_dict(),
+        datasets={
+            name: {"keypoint_set": source.split.keypoint_set.name, "udp": udp[name]}
+            for name, source in sources.items()
+        },
+        codec=config.codec.to_dict(),
+    )
+    checkpoints = checkpoint.Checkpoints(
+        workdir, model_file, keep_last=config.train.keep_last,
+        best_metric=f"{next(iter(evaluators))}/AP" if evaluators else None,
+    )  # fmt: skip
+    if checkpoints.latest_step is not None:
+        state = checkpoints.restore(target)
+        print(f"resumed from step {int(state.step)} in {checkpoints.folder}")
+    else:
+        state = train_state.init_state(model, tx, init_key, mesh, initial_variables(config, model, init_key))
+    start = int(state.step)
+    print(
+        f"{config.name}: {sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.1f} M parameters, "
+        f"{total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}, "
+        f"mesh {dict(mesh.shape)}"
+    )
+
+    log = ScalarLog(workdir, start_step=start)
+    stream = pipeline.train_stream(
+        list(sources.values()), crop_size=model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
+        process_index=jax.process_index(), process_count=jax.process_count(), **config.input,
+    )  # fmt: skip
+    eval_every = config.train.eval_every_epochs * steps_per_epoch or total_steps
+    save_every = config.train.save_every_steps or total_steps
+    latest_metrics: dict[str, float] = {}
+    monitor = Monitor(log, batch_size, steps_per_epoch, config.train.log_every_steps, checkpoints)
+    progress = tqdm(total=total_steps, initial=start, desc=config.name, unit=" steps", dynamic_ncols=True)
+    with interrupt.Guard() as stop, progress:
+        try:
+            for step in range(start, total_steps):
+                batch = monitor.next_batch(stream, step)
+                state, metrics = train_step(state, sharding.global_batch(batch, mesh))
+                monitor.add(step + 1, metrics, progress)
+                done = step + 1
+                if done % eval_every == 0 or done == total_steps:
+                    monitor.drain(progress)
+                    latest_metrics = evaluate(evaluators, state, workdir, done)
+                    log.write(done, {f"eval/{name}": value for name, value in latest_metrics.items()})
+                    checkpoints.save(state, latest_metrics)
+                elif done % save_every == 0 or stop.requested:
+                    monitor.drain(progress)
+                    checkpoints.save(state)
+                if stop.requested:
+                    raise interrupt.Stopped(stop.signal_number, f"stopped after step {done}; saved in {checkpoints.folder}")
+        finally:
+            stream.close()
+            log.close()
+            checkpoints.close()
+    print(f"checkpoints: {checkpoints.folder}\nscalars: {log.path}")
+    return latest_metrics
+
+
+def open_sources(config: ml_collections.ConfigDict, model: ViTPose) -> dict[str, pipeline.TrainSource]:
+    """The training data sets by name, in the order that numbers them."""
+    augment = Augment(**config.augment)
+    sources = {}
+    for name, section in config.datasets.items():
+        split = datasets.open_split(section.dir, section.train_split)
+        check_decoder(model, split, name)
+        sources[name] = pipeline.TrainSource(split, augment, section.weight)
+    return sources
+
+
+def make_evaluators(config: ml_collections.ConfigDict, model: ViTPose, mesh: jax.sharding.Mesh) -> dict[str, Evaluator]:
+    """An evaluator for each data set that has an evaluation split."""
+    return {
+        name: Evaluator(
+            model, datasets.open_split(section.dir, section.eval_split), dataset=name, mesh=mesh,
+            blur_kernel=config.codec.blur_kernel, num_workers=config.input.num_workers,
+            num_threads=config.input.num_threads, **config.eval,
+        )
+        for name, section in config.datasets.items()
+        if section.eval_split
+    }  # fmt: skip
+
+
+def initial_variables(config: ml_collections.ConfigDict, model: ViTPose, key: jax.Array) -> dict | None:
+    """The weights that `init_from` names, with a report of what became of each; None for a fresh start."""
+    if not config.init_from.path:
+        return None
+    variables, report = checkpoint.init_from(
+        config.init_from.path, model, key=key, fresh=tuple(config.init_from.fresh)
+    )
+    for kind, paths in report.items():
+        print(f"init_from: {len(paths)} leaves {kind}" + "".join(f"\n    {path}" for path in paths if kind != "restored"))
+    return variables
+
+
+def evaluate(
+    evaluators: dict[str, Evaluator], state: train_state.TrainState, workdir: pathlib.Path, step: int
+) -> dict[str, float]:
+    """Evaluates on every data set, prints a table, and draws samples into `<workdir>/samples`."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    results = {}
+    for name, evaluator in evaluators.items():
+        results[name] = evaluator(variables).metrics
+        picture = workdir / "samples" / f"{name}_{step:08d}.jpg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw.save_image(picture, evaluator.picture(variables))
+    if results:
+        scores.print_metrics(results)
+    return {f"{name}/{metric}": value for name, found in results.items() for metric, value in found.items()}
+
+
+class Monitor:
+    """Watches a run: waits for losses a few steps behind the device, checks them, and writes them down."""
+
+    def __init__(
+        self, log: ScalarLog, batch_size: int, steps_per_epoch: int, log_every: int, checkpoints: checkpoint.Checkpoints
+    ):
+        self._log, self._batch_size, self._steps_per_epoch = log, batch_size, steps_per_epoch
+        self._log_every, self._checkpoints = log_every, checkpoints
+        self._in_flight: collections.deque[tuple[int, Any]] = collections.deque()
+        self._window: list[dict[str, float]] = []
+        self._window_start, self._waited = time.perf_counter(), 0.0
+
+    def next_batch(self, stream: Iterator, step: int) -> dict[str, np.ndarray]:
+        """Takes a batch and notes how long that took. A batch without any labelled keypoint is refused."""
+        begin = time.perf_counter()
+        batch = next(stream)
+        self._waited += time.perf_counter() - begin
+        if not (batch["keypoints"][..., 2] > 0).any():
+            raise ValueError(f"the batch of step {step} has no labelled keypoint: the training data is broken")
+        return batch
+
+    def add(self, step: int, metrics: dict[str, jax.Array], progress: tqdm) -> None:
+        """Takes the metrics of a step that was just started; looks at those of the step two before."""
+        self._in_flight.append((step, metrics))
+        if len(self._in_flight) > STEPS_AHEAD:
+            self._finish(progress)
+
+    def drain(self, progress: tqdm) -> None:
+        """Waits for all steps under way. After it, the state is known to be finite."""
+        while self._in_flight:
+            self._finish(progress)
+        self._window_start, self._waited, self._window = time.perf_counter(), 0.0, []
+
+    def _finish(self, progress: tqdm) -> None:
+        step, metrics = self._in_flight.popleft()
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not np.isfinite(values["loss"]) or not np.isfinite(values["gradient_norm"]):
+            last = self._checkpoints.latest_step
+            good = "no checkpoint was saved yet" if last is None else f"the last good one is {self._checkpoints.folder / str(last)}"
+            raise FloatingPointError(
+                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}; nothing was saved from "
+                f"here, {good}. Lower the learning rate, or look at the batch of this step"
+            )
+        progress.update()
+        self._window.append(values)
+        if step % self._log_every:
+            return
+        elapsed = time.perf_counter() - self._window_start
+        scalars = {name: float(np.mean([entry[name] for entry in self._window])) for name in values}
+        scalars["learning_rate"] = values["learning_rate"]
+        scalars["images_per_second"] = len(self._window) * self._batch_size / elapsed
+        scalars["input_wait_fraction"] = self._waited / elapsed
+        scalars["epoch"] = step / self._steps_per_epoch
+        self._log.write(step, {f"train/{name}": value for name, value in scalars.items()})
+        progress.set_postfix_str(
+            f"loss {scalars['loss']:.2e} acc {scalars['accuracy']:.3f} {scalars['images_per_second']:.0f} images/s"
+        )
+        self._window_start, self._waited, self._window = time.perf_counter(), 0.0, []
+
+
+def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes `<workdir>/config.json`; says what differs from the one that is there."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path, text = workdir / "config.json", json.dumps(config.to_dict(), indent=1)
+    if path.exists():
+        old, new = (_leaves(json.loads(t)) for t in (path.read_text(), text))
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                print(f"config.{name} is {new.get(name)!r}, this run's folder had {old.get(name)!r}")
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.rename(path)
+
+
+def _leaves(section: dict, prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in section.items():
+        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    config = _CONFIG.value
+    logging.set_verbosity(logging.WARNING)  # Orbax tells a dozen lines about every save
+    try:
+        train(config, _WORKDIR.value or pathlib.Path("runs") / config.name)
+    except interrupt.Stopped as stopped:
+        print(stopped)
+        raise SystemExit(stopped.exit_code) from None
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        raise SystemExit(f"train.py: {error}") from error
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,291 @@
+"""Streams of crops for training and evaluation, made by Grain on the host.
+
+The training stream is a pure function of (seed, step):
+
+    records -> shuffle, by epoch -> repeat -> random view, cut -> mix of data sets -> slice -> batch -> prefetch
+
+The stream is one endless sequence of crops. Batch n of B crops is elements nB … nB+B-1, and of these process p of P
+makes every P-th, beginning with the p-th. So neither the number of processes or of workers nor the step at which a run
+is resumed changes which crops a global batch holds. Row j of process p is element nB + p + jP: a global array put
+together process by process holds the same crops for any P, in an order that depends on P.
+
+Nothing may be filtered in the stream: positions would then depend on the data.
+
+Worker processes are started afresh (not forked) and unpickle the stream, so the main script needs its
+``if __name__ == "__main__"``. This package does not import jax; Grain itself imports jax's profiler where jax is
+installed, which touches no device.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from vitpose_jax import geometry
+from vitpose_jax.data.augment import Augment, train_transform
+from vitpose_jax.data.datasets import Instances, Split
+from vitpose_jax.types import EvalCrop, Record, TrainCrop
+
+# Decoded images that an evaluation stream keeps in each of its processes. Boxes come ordered by image, and the threads
+# of a process are at work on a few neighbouring images.
+_DECODED_IMAGES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSource:
+    """A data set as a part of a training stream.
+
+    Attributes:
+        split: the data.
+        augment: its random views.
+        weight: its share of the stream, relative to the other sources' weights. By default its number of instances.
+    """
+
+    split: Split
+    augment: Augment
+    weight: float | None = None
+
+
+def train_stream(
+    sources: Sequence[TrainSource],
+    *,
+    crop_size: tuple[int, int],
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    prefetch: int = 4,
+) -> grain.DatasetIterator:
+    """The endless stream of this process's training batches.
+
+    Every source is shuffled anew each time it has been gone through. Sources are interleaved evenly by weight (kept to
+    1 % of the smallest).
+
+    Args:
+        sources: at least one. `TrainBatch.dataset` is the place in this list.
+        crop_size: (H, W).
+        batch_size: B, of all processes together.
+        seed: of order and augmentation, 0 or more.
+        start_step: number of the first batch.
+        process_index: p, of this process.
+        process_count: P.
+        num_workers: worker processes that make batches, each in one thread. With 0, threads of this process make them.
+        num_threads: how many, if there are no workers.
+        prefetch: batches ready or in the making, in this process or in each worker.
+
+    Returns:
+        Iterator of `TrainBatch` with B/P rows; keypoints are padded with weight 0 to the largest K among the sources.
+        Its `close()` stops the workers.
+
+    Raises:
+        ValueError: an argument does not fit the others.
+    """
+    if not sources:
+        raise ValueError("a training stream needs at least one source")
+    if seed < 0 or start_step < 0:
+        raise ValueError(f"seed and start_step are 0 or more, not {seed} and {start_step}")
+    rows = _rows_per_process(batch_size, process_index, process_count)
+    num_keypoints = max(len(source.split.keypoint_set) for source in sources)
+    parts, weights = [], []
+    for index, source in enumerate(sources):
+        weight = len(source.split) if source.weight is None else source.weight
+        if not len(source.split) or not weight > 0:
+            raise ValueError(f"source {index}, {source.split!r}, needs instances and a weight above 0, not {weight}")
+        records = _TrainRecords(source.split, source.augment, crop_size[1] / crop_size[0], seed, index)
+        cut = _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index)
+        # One seed for each source: two of the same length would otherwise be shuffled alike.
+        own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+        parts.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
+        weights.append(weight)
+    stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
+    stream = stream[start_step * batch_size + process_index :: process_count].batch(rows, drop_remainder=True)
+    return _start(stream, num_workers, num_threads, prefetch)
+
+
+def eval_stream(
+    instances: Instances,
+    split: Split,
+    *,
+    crop_size: tuple[int, int],
+    udp: bool,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    prefetch: int = 4,
+) -> grain.DatasetIterator:
+    """This process's batches of an evaluation: every instance once, as it is, over all processes together.
+
+    Instances come ordered by image, so that an image is decoded once for all of its boxes; every process takes a
+    consecutive part of them. All processes get the same number of batches.
+
+    Args:
+        instances: annotated ones (``split.instances``) or a detector's boxes (`datasets.detection_boxes`).
+        split: where their images are.
+        crop_size: (H, W).
+        udp: convention of the crops, see `geometry`.
+        batch_size: B, of all processes together.
+        process_index: p, of this process.
+        process_count: P.
+        num_workers: see `train_stream`.
+        num_threads: see `train_stream`.
+        prefetch: see `train_stream`.
+
+    Returns:
+        Finite iterator of `EvalBatch` with B/P rows. Padding rows have ``valid`` False, instance 0, a black image and
+        the identity as ``crop_to_image``. Its `close()` stops the workers.
+
+    Raises:
+        ValueError: an argument does not fit the others.
+    """
+    rows = _rows_per_process(batch_size, process_index, process_count)
+    if not len(instances):
+        raise ValueError(f"there is no instance of {split!r} to evaluate on")
+    order = np.argsort(instances.image, kind="stable")
+    padding = -len(order) % batch_size
+    order = np.concatenate([order, np.full(padding, -1)])
+    own = np.split(order, process_count)[process_index]
+    boxes = geometry.bbox_to_box_cxcywh(
+        instances.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0], padding=split.dataset.padding
+    )
+    crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp)
+    return _start(grain.MapDataset.source(crops).batch(rows), num_workers, num_threads, prefetch)
+
+
+def _rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is from 0 to process_count - 1, not {process_index} of {process_count}")
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(f"batch_size {batch_size} needs to be a multiple of the {process_count} processes")
+    return batch_size // process_count
+
+
+def _start(stream: grain.MapDataset, num_workers: int, num_threads: int, prefetch: int) -> grain.DatasetIterator:
+    """Begins to make a stream's batches ahead of time."""
+    if num_workers < 0 or num_threads < 1 or prefetch < 1:
+        raise ValueError(
+            f"num_workers needs to be 0 or more, num_threads and prefetch 1 or more, not {num_workers}, {num_threads} "
+            f"and {prefetch}"
+        )
+    if num_workers == 0:
+        return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads, prefetch)))
+    if not flags.FLAGS.is_parsed():  # Grain hands its absl flags to the workers, even where no one uses absl
+        flags.FLAGS.mark_as_parsed()
+    in_worker = stream.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=prefetch)
+    return iter(in_worker.mp_prefetch(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainRecords:
+    """The records of a training source, at random access."""
+
+    split: Split
+    augment: Augment
+    aspect_ratio: float
+    seed: int
+    index: int
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, instance: int) -> Record:
+        table = self.split.instances
+        bbox = table.bbox_xywh[instance]
+        box = geometry.bbox_to_box_cxcywh(bbox, aspect_ratio=self.aspect_ratio, padding=self.split.dataset.padding)
+        if not self.augment.jitter_each_epoch:
+            box = self.augment.jitter_center(box, bbox, np.random.default_rng([self.seed, self.index, instance]))
+        return Record(
+            jpeg=self.split.jpeg(table.image[instance]),
+            instance=int(instance),
+            box_cxcywh=box,
+            bbox_xywh=bbox.astype(np.float32),
+            keypoints=table.keypoints[instance],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _CutTrainCrop(grain.transforms.RandomMap):
+    """Draws a view of a record and cuts its crop."""
+
+    split: Split
+    augment: Augment
+    crop_size: tuple[int, int]
+    num_keypoints: int
+    index: int
+
+    def random_map(self, record: Record, rng: np.random.Generator) -> TrainCrop:
+        image = self.split.decode(record["jpeg"], self.split.instances.image[record["instance"]])
+        image_width, keypoint_set = image.shape[1], self.split.keypoint_set
+        box = record["box_cxcywh"]
+        if self.augment.jitter_each_epoch:
+            box = self.augment.jitter_center(box, record["bbox_xywh"], rng)
+        view = self.augment.sample(
+            box,
+            record["keypoints"],
+            image_width=image_width,
+            aspect_ratio=self.crop_size[1] / self.crop_size[0],
+            keypoint_set=keypoint_set,
+            rng=rng,
+        )
+        image_to_crop, keypoints = train_transform(
+            view,
+            record["keypoints"],
+            image_width=image_width,
+            crop_size=self.crop_size,
+            flip_index=keypoint_set.flip_index,
+            udp=self.split.dataset.udp,
+        )
+        padded = np.zeros((self.num_keypoints, 3), np.float32)
+        padded[: len(keypoints)] = keypoints
+        return TrainCrop(
+            image=geometry.cut_crop(image, image_to_crop, self.crop_size),
+            keypoints=padded,
+            dataset=np.int32(self.index),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalCrops:
+    """The crops of one process's part of an evaluation, at random access. Row -1 of `rows` is padding."""
+
+    split: Split
+    rows: np.ndarray
+    images: np.ndarray
+    boxes: np.ndarray
+    crop_size: tuple[int, int]
+    udp: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> EvalCrop:
+        if self.rows[index] < 0:
+            return EvalCrop(
+                image=np.zeros((*self.crop_size, 3), np.uint8),
+                crop_to_image=np.eye(2, 3, dtype=np.float32),
+                instance=np.int32(0),
+                valid=np.bool_(False),
+            )
+        image_to_crop = geometry.crop_matrix(self.boxes[index], self.crop_size, udp=self.udp)
+        return EvalCrop(
+            image=geometry.cut_crop(self._pixels(int(self.images[index])), image_to_crop, self.crop_size),
+            crop_to_image=geometry.invert(image_to_crop).astype(np.float32),
+            instance=np.int32(self.rows[index]),
+            valid=np.bool_(True),
+        )
+
+    @functools.cached_property
+    def _pixels(self) -> Any:
+        return functools.lru_cache(_DECODED_IMAGES)(self.split.pixels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_pixels"}  # a cache stays where it is

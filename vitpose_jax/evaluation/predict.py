@@ -1,0 +1,260 @@
+"""Run a model over an evaluation set: crops in, keypoints in image pixels out, metrics and a picture from these."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from vitpose_jax import codec, geometry
+from vitpose_jax.data import pipeline
+from vitpose_jax.data.datasets import Instances, Split, detection_boxes
+from vitpose_jax.evaluation import baseline, metrics
+from vitpose_jax.inference import draw
+from vitpose_jax.models.vitpose import ViTPose
+from vitpose_jax.training import sharding
+
+BOXES = ("annotations", "detections")
+
+# (variables, uint8 images [B, H, W, 3], crop_to_image [B, 2, 3]) to (points_img [B, K, 2], scores [B, K]).
+PredictFunction = Callable[[Mapping, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def make_predict(
+    model: ViTPose, *, dataset: str, flip_index: np.ndarray, udp: bool, flip_test: bool, blur_kernel: int
+) -> PredictFunction:
+    """The function from crops to keypoints that evaluation and inference jit: model, flip test, decoding, mapping.
+
+    Args:
+        model: has a decoder of `dataset`.
+        dataset: name of the decoder.
+        flip_index: int [K], `KeypointSet.flip_index`.
+        udp: convention of the data set's crops and targets; decides decoding, too.
+        flip_test: average the heatmaps with those of the mirrored crop.
+        blur_kernel: cells, for UDP decoding, see `codec.decode`.
+    """
+
+    def predict(variables: Mapping, images: jax.Array, crop_to_image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def heatmaps_of(crops: jax.Array) -> jax.Array:
+            return model.apply(variables, crops, train=False, datasets=(dataset,))[dataset]
+
+        heatmaps = heatmaps_of(images)
+        if flip_test:
+            heatmaps = codec.merge_flip(heatmaps, heatmaps_of(images[:, :, ::-1]), flip_index, shift=not udp)
+        points, scores = codec.decode(
+            heatmaps, method="dark_udp" if udp else "quarter_shift", blur_kernel=blur_kernel
+        )
+        points = codec.points_to_crop(
+            points, crop_size=model.image_size, heatmap_size=model.heatmap_size, udp=udp
+        )
+        return codec.points_to_image(points, crop_to_image), scores
+
+    return predict
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What came out of evaluating a model on one data set.
+
+    Attributes:
+        metrics: name to value.
+        results: the predictions in COCO's result format.
+    """
+
+    metrics: dict[str, float]
+    results: list[dict[str, Any]]
+
+
+class Evaluator:
+    """Evaluates a model on one split of one data set, as often as wanted, compiling once.
+
+    Args:
+        model: has a decoder called `dataset`.
+        split: where images and annotations are.
+        dataset: name of the decoder.
+        mesh: devices to run on.
+        blur_kernel: cells, see `codec.decode`.
+        batch_size: crops per step, of all devices together.
+        boxes: "annotations", or "detections" for a detector's boxes.
+        detections_file: the detector's boxes; None takes the file that the data set was built with.
+        detection_score_threshold: boxes below this confidence are left out.
+        flip_test: average with the mirrored crop.
+        suppression: "oks", "soft_oks" or "none".
+        oks_threshold: people more alike than this are one.
+        min_keypoint_score: keypoints above this count in an instance's score.
+        num_workers: worker processes of the input stream; 0 uses threads.
+        num_threads: threads of the input stream without workers.
+
+    Raises:
+        ValueError: for a setting outside these, or if the model's decoder and the data set differ in keypoints.
+    """
+
+    def __init__(
+        self,
+        model: ViTPose,
+        split: Split,
+        *,
+        dataset: str,
+        mesh: Mesh,
+        blur_kernel: int = 11,
+        batch_size: int = 64,
+        boxes: str = "annotations",
+        detections_file: str | None = None,
+        detection_score_threshold: float = 0.0,
+        flip_test: bool = True,
+        suppression: str = "oks",
+        oks_threshold: float = 0.9,
+        min_keypoint_score: float = 0.2,
+        num_workers: int = 0,
+        num_threads: int = 4,
+    ):
+        if boxes not in BOXES:
+            raise ValueError(f"eval boxes must be one of {BOXES}, not {boxes!r}")
+        check_decoder(model, split, dataset)
+        self.split, self.dataset, self.model = split, dataset, model
+        self.keypoint_set = split.keypoint_set
+        self.instances = (
+            split.instances
+            if boxes == "annotations"
+            else detection_boxes(split, detections_file, score_threshold=detection_score_threshold)
+        )
+        self._mesh = mesh
+        self._stream_settings = {
+            "crop_size": model.image_size, "udp": split.dataset.udp, "batch_size": batch_size,
+            "process_index": jax.process_index(), "process_count": jax.process_count(),
+            "num_workers": num_workers, "num_threads": num_threads,
+        }  # fmt: skip
+        self._scoring = {
+            "suppression": suppression, "oks_threshold": oks_threshold, "min_keypoint_score": min_keypoint_score,
+        }  # fmt: skip
+        self._predict = jax.jit(
+            make_predict(
+                model, dataset=dataset, flip_index=self.keypoint_set.flip_index, udp=split.dataset.udp,
+                flip_test=flip_test, blur_kernel=blur_kernel,
+            )
+        )  # fmt: skip
+
+    def __call__(self, variables: Mapping, *, progress: bool = True) -> Evaluation:
+        """Predicts every instance once and scores the result.
+
+        Args:
+            variables: {"params", "batch_stats"}.
+            progress: show a progress bar.
+        """
+        keypoints, scores, _ = self._run(variables, self.instances, progress=progress)
+        return self._score(
+            metrics.Predictions(keypoints=keypoints, scores=scores, **self._identity(self.instances))
+        )
+
+    def mean_pose(self, train_split: Split) -> Evaluation:
+        """What predicting the training set's mean pose in every box scores: the zero of this evaluation."""
+        pose = baseline.mean_pose(train_split.instances.keypoints, train_split.instances.bbox_xywh)
+        identity = self._identity(self.instances)
+        return self._score(baseline.predict_mean_pose(pose, self.instances.bbox_xywh, **identity))
+
+    def picture(self, variables: Mapping, *, count: int = 12) -> np.ndarray:
+        """Predictions beside ground truth for a fixed choice of annotated instances.
+
+        Args:
+            variables: {"params", "batch_stats"}.
+            count: how many instances, evenly spaced over the split.
+
+        Returns:
+            uint8 [height, width, 3], RGB.
+        """
+        rows = np.unique(np.linspace(0, len(self.split) - 1, min(count, len(self.split))).round().astype(int))
+        chosen = Instances(
+            **{field.name: getattr(self.split.instances, field.name)[rows] for field in dataclasses.fields(Instances)}
+        )
+        keypoints, scores, crops = self._run(variables, chosen, progress=False, keep_crops=True)
+        samples = []
+        for row in range(len(chosen)):
+            image, crop_to_image = crops[row]
+            image_to_crop = geometry.invert(crop_to_image)
+            samples.append(
+                draw.Comparison(
+                    image=image,
+                    truth=geometry.transform(image_to_crop, chosen.keypoints[row, :, :2]),
+                    truth_weights=chosen.keypoints[row, :, 2],
+                    prediction=geometry.transform(image_to_crop, keypoints[row]),
+                    scores=scores[row],
+                    title=f"image {chosen.image_id[row]}",
+                )
+            )
+        return draw.draw_comparison(samples, self.keypoint_set)
+
+    def _run(
+        self, variables: Mapping, instances: Instances, *, progress: bool, keep_crops: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[np.ndarray, np.ndarray]]]:
+        """Keypoints [P, K, 2] and scores [P, K] by row of `instances`, and the crops if they are to be kept."""
+        num_keypoints = len(self.keypoint_set)
+        keypoints = np.full((len(instances), num_keypoints, 2), np.nan, np.float32)
+        scores = np.full((len(instances), num_keypoints), np.nan, np.float32)
+        crops = {}
+        stream = pipeline.eval_stream(instances, self.split, **self._stream_settings)
+        bar = tqdm(
+            total=len(instances), desc=f"evaluate {self.dataset}", unit=" crops", disable=not progress, leave=False
+        )
+        in_flight: list[Any] = []
+
+        def collect(done: dict[str, jax.Array]) -> None:
+            host = multihost_utils.process_allgather(done, tiled=True)
+            valid = host["valid"]
+            keypoints[host["instance"][valid]] = host["points"][valid]
+            scores[host["instance"][valid]] = host["scores"][valid]
+            bar.update(int(valid.sum()))
+
+        with bar:
+            for batch in stream:
+                if keep_crops:
+                    crops.update(
+                        (int(row), (image, matrix))
+                        for row, image, matrix, valid in zip(
+                            batch["instance"], batch["image"], batch["crop_to_image"], batch["valid"], strict=True
+                        )
+                        if valid
+                    )
+                on_device = sharding.global_batch(batch, self._mesh)
+                points, values = self._predict(variables, on_device["image"], on_device["crop_to_image"])
+                in_flight.append(
+                    {"points": points, "scores": values, "instance": on_device["instance"], "valid": on_device["valid"]}
+                )
+                if len(in_flight) > 1:  # the device works on one batch while the host cuts the next
+                    collect(in_flight.pop(0))
+            for done in in_flight:
+                collect(done)
+        return keypoints, scores, crops
+
+    def _identity(self, instances: Instances) -> dict[str, np.ndarray]:
+        """What predictions say of their boxes."""
+        height, width = self.model.image_size
+        boxes = geometry.bbox_to_box_cxcywh(
+            instances.bbox_xywh, aspect_ratio=width / height, padding=self.split.dataset.padding
+        )
+        return {
+            "box_cxcywh": boxes,
+            "bbox_scores": instances.bbox_score,
+            "image_ids": instances.image_id,
+            "instance_ids": instances.bbox_id,
+            "category_ids": np.ones(len(instances), np.int64),
+        }
+
+    def _score(self, predictions: metrics.Predictions) -> Evaluation:
+        sigmas = np.asarray(self.keypoint_set.sigmas)
+        results = metrics.coco_results(predictions, sigmas=sigmas, **self._scoring)
+        return Evaluation(metrics.coco_metrics(self.split.annotation_file, results, sigmas=sigmas), results)
+
+
+def check_decoder(model: ViTPose, split: Split, dataset: str) -> None:
+    """Raises ValueError unless the model has a decoder for the data set with as many keypoints as it annotates."""
+    found = model.num_keypoints.get(dataset)
+    if found != len(split.keypoint_set):
+        raise ValueError(
+            f"data set {dataset!r} annotates {len(split.keypoint_set)} keypoints, the model's decoders have "
+            f"{dict(model.num_keypoints)}; set config.model.num_keypoints.{dataset}={len(split.keypoint_set)}"
+        )

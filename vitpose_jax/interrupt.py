@@ -1,0 +1,41 @@
+"""Stopping long work cleanly: a signal is noted, the work saves at its next good moment and stops."""
+
+import signal
+import types
+
+
+class Stopped(Exception):
+    """Raised by work that has saved its state after a signal.
+
+    Attributes:
+        exit_code: 0 after SIGTERM, which asks for exactly this; 130 after Ctrl-C, as shells expect.
+    """
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 130 if signal_number == signal.SIGINT else 0
+
+
+class Guard:
+    """Within this context, Ctrl-C and SIGTERM only set `requested`. A second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.signal_number = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "Guard":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        del frame
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested, self.signal_number = True, number
+        print("\nstopping after this step; once more Ctrl-C to stop at once", flush=True)

@@ -1,0 +1,1 @@
+"""The networks, as pure functions of their parameters (Flax Linen)."""

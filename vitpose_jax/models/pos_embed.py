@@ -1,0 +1,51 @@
+"""Moving a position embedding to another patch grid, the way the original does when it loads a checkpoint."""
+
+import numpy as np
+
+from vitpose_jax.types import Size
+
+_CUBIC_A = -0.75  # torch's bicubic coefficient; jax.image.resize uses -0.5, antialiases and renormalises at edges
+
+
+def resize(pos_embed: np.ndarray, old_grid: Size, new_grid: Size) -> np.ndarray:
+    """Bicubic resize of the patch rows; the class-token row stays as it is. Equal grids give the input back.
+
+    Args:
+        pos_embed: float32 [1, 1 + rows * cols, D] for `old_grid`.
+        old_grid: (rows, cols) of patches it was made for.
+        new_grid: (rows, cols) wanted.
+
+    Returns:
+        float32 [1, 1 + new rows * new cols, D].
+
+    Raises:
+        ValueError: if the embedding is not one of `old_grid`.
+
+    Source: `mmcv_custom/checkpoint.py::load_checkpoint` (torch bicubic, align_corners False, no antialias).
+    """
+    _, length, dim = pos_embed.shape
+    if length != 1 + old_grid[0] * old_grid[1]:
+        raise ValueError(f"a position embedding of {length} rows is not one of a {old_grid[0]}x{old_grid[1]} patch grid")
+    grid = pos_embed[0, 1:].reshape(*old_grid, dim).astype(np.float64)
+    grid = np.einsum("Rr,rcd->Rcd", _cubic_matrix(old_grid[0], new_grid[0]), grid)
+    grid = np.einsum("Cc,Rcd->RCd", _cubic_matrix(old_grid[1], new_grid[1]), grid)
+    patches = grid.reshape(1, -1, dim).astype(np.float32)
+    return np.concatenate([pos_embed[:, :1], patches], axis=1)
+
+
+def _cubic_matrix(old: int, new: int) -> np.ndarray:
+    """[new, old]: one-dimensional cubic interpolation with half-pixel centres and taps clamped to the edge."""
+    source = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(source).astype(int)
+    matrix = np.zeros((new, old))
+    for tap in range(-1, 3):
+        weight = _cubic_kernel(np.abs(source - (first + tap)))
+        np.add.at(matrix, (np.arange(new), np.clip(first + tap, 0, old - 1)), weight)
+    return matrix
+
+
+def _cubic_kernel(distance: np.ndarray) -> np.ndarray:
+    a, x = _CUBIC_A, distance
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x <= 1, near, far)

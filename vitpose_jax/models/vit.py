@@ -1,0 +1,247 @@
+"""The plain vision transformer that ViTPose uses as its encoder.
+
+Blocks are stacked on a leading `layers` axis and scanned: one block is compiled, whatever the depth. Each tensor of the
+original PyTorch model is exactly one slice of one leaf here, so one table converts both ways.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitpose_jax.types import Size
+
+PATCH_SIZE = 16
+LAYER_NORM_EPSILON = 1e-6
+
+# What a backward pass may keep of a block instead of computing it again, by the name used in configs.
+REMAT_POLICIES: dict[str, Callable | None] = {
+    "none": None,  # keep everything: fastest, most memory
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep matrix products with weights
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep only the input of each block
+}
+
+# Every weight matrix of the blocks. The original truncates at ±2, which is ±100 standard deviations: a plain normal.
+_weight_init = nn.initializers.normal(stddev=0.02)
+
+
+def patch_padding(ratio: int) -> int:
+    """Zero pixels that the original patch embedding adds on each side (`vit.py::PatchEmbed`)."""
+    return 4 + 2 * (ratio // 2 - 1)
+
+
+def patch_grid(image_size: Size, ratio: int = 1) -> Size:
+    """Number of patches along (height, width).
+
+    Args:
+        image_size: (H, W) of the input in pixels.
+        ratio: 1, 2 or 4: patches overlap and lie 16 // ratio pixels apart.
+
+    Raises:
+        ValueError: if the ratio is not one of these, or the image is smaller than one patch.
+
+    Source: `vit.py::PatchEmbed`, convolution arithmetic with floor division.
+    """
+    if ratio not in (1, 2, 4):
+        raise ValueError(f"ratio must be 1, 2 or 4, not {ratio!r}")
+    stride, padding = PATCH_SIZE // ratio, patch_padding(ratio)
+    rows, cols = ((side + 2 * padding - PATCH_SIZE) // stride + 1 for side in image_size)
+    if rows < 1 or cols < 1:
+        raise ValueError(
+            f"image size {tuple(image_size)} (height, width) holds no {PATCH_SIZE}x{PATCH_SIZE} patch; make it larger"
+        )
+    return rows, cols
+
+
+class PatchEmbed(nn.Module):
+    """Patches of 16x16 pixels, `16 // ratio` pixels apart, each projected to one token.
+
+    Equal to a convolution with zero padding (the sampling grid lies 2 pixels up and left of the image at ratio 1, and
+    the last rows and columns may be read by no patch), computed as one matrix product.
+
+    Attributes:
+        embed_dim: D, width of a token.
+        ratio: 1, 2 or 4.
+        dtype: of the computation; parameters are float32.
+    """
+
+    embed_dim: int
+    ratio: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Args: images [B, H, W, 3], normalised. Returns: tokens [B, rows, cols, D]."""
+        batch, height, width, channels = images.shape
+        rows, cols = patch_grid((height, width), self.ratio)
+        # The default of torch's convolution, which the original never re-initialises: ±1/sqrt(fan in).
+        bound = (PATCH_SIZE * PATCH_SIZE * channels) ** -0.5
+        init = _uniform(bound)
+        kernel = self.param("kernel", init, (PATCH_SIZE, PATCH_SIZE, channels, self.embed_dim), jnp.float32)
+        bias = self.param("bias", init, (self.embed_dim,), jnp.float32)
+
+        # A patch is r x r blocks of s x s pixels; blocks are shared between overlapping patches.
+        r, s = self.ratio, PATCH_SIZE // self.ratio
+        block_rows, block_cols = rows + r - 1, cols + r - 1
+        padding = patch_padding(r)
+        images = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        images = images[:, : block_rows * s, : block_cols * s].astype(self.dtype)
+        blocks = images.reshape(batch, block_rows, s, block_cols, s, channels)
+        blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, block_rows, block_cols, s * s * channels)
+        patches = jnp.concatenate(
+            [blocks[:, a : a + rows, b : b + cols] for a in range(r) for b in range(r)], axis=-1
+        )  # [B, rows, cols, r * r * s * s * 3]
+        kernel = kernel.reshape(r, s, r, s, channels, self.embed_dim).transpose(0, 2, 1, 3, 4, 5)
+        kernel = kernel.reshape(-1, self.embed_dim).astype(self.dtype)
+        return patches @ kernel + bias.astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens; softmax in float32."""
+
+    num_heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Args: x [B, L, D]. Returns: [B, L, D]."""
+        embed_dim = x.shape[-1]
+        head_dim = embed_dim // self.num_heads
+        qkv = nn.DenseGeneral(
+            (3, self.num_heads, head_dim), dtype=self.dtype, kernel_init=_weight_init, name="qkv"
+        )(x)  # [B, L, 3, N, d]
+        # Heads before tokens: the products below are then plain batched matrix products, four times faster on a CPU.
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # [B, N, L, d] each
+        scores = jnp.einsum("bnqd,bnkd->bnqk", q * head_dim**-0.5, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        x = jnp.einsum("bnqk,bnkd->bnqd", weights, v).transpose(0, 2, 1, 3)  # [B, L, N, d]
+        return nn.DenseGeneral(embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=_weight_init, name="proj")(x)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the exact (erf) GELU between them."""
+
+    mlp_dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Args: x [B, L, D]. Returns: [B, L, D]."""
+        hidden = nn.Dense(self.mlp_dim, dtype=self.dtype, kernel_init=_weight_init, name="fc1")(x)
+        hidden = gelu(hidden)  # [B, L, F]
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=_weight_init, name="fc2")(hidden)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block with stochastic depth; the body of the scan over layers."""
+
+    num_heads: int
+    mlp_dim: int
+    dtype: jnp.dtype
+    train: bool
+    stochastic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: jax.Array) -> tuple[jax.Array, None]:
+        """Args: x [B, L, D]; drop_rate float32 scalar, this layer's. Returns: ([B, L, D], None) as scan wants it."""
+        x = x + self._drop_path(Attention(self.num_heads, self.dtype, name="attn")(_norm("norm1")(x)), drop_rate)
+        x = x + self._drop_path(Mlp(self.mlp_dim, self.dtype, name="mlp")(_norm("norm2")(x)), drop_rate)
+        return x, None
+
+    def _drop_path(self, branch: jax.Array, rate: jax.Array) -> jax.Array:
+        """Zeroes the branch of a sample with probability `rate` and scales kept ones up (training only)."""
+        if not (self.train and self.stochastic):
+            return branch
+        keep = 1.0 - rate
+        kept = jax.random.bernoulli(self.make_rng("drop_path"), keep, (branch.shape[0], 1, 1))
+        return branch * jnp.where(kept, 1.0 / keep, 0.0).astype(branch.dtype)
+
+
+class ViT(nn.Module):
+    """ViTPose's encoder: patch embedding, position embedding, scanned blocks, last norm.
+
+    There is no class token, yet the position embedding keeps the row that MAE pre-training had for one; it is added to
+    every token, as in the original (`vit.py::ViT.forward_features`).
+
+    Attributes:
+        image_size: (H, W) of the input in pixels; fixes the number of position embeddings.
+        embed_dim: D.
+        depth: number of blocks.
+        num_heads: N; must divide D.
+        mlp_dim: F.
+        ratio: 1, 2 or 4; features are 1/16, 1/8 or 1/4 of the input.
+        drop_path: stochastic-depth rate of the last block; the first has 0, between them it grows linearly.
+        remat: a key of `REMAT_POLICIES`.
+        scan_unroll: blocks per iteration of the scan: more compile slower and may run faster.
+        dtype: of the computation; parameters, norms and softmax are float32.
+
+    Source: ViTPose §3; `mmpose/models/backbones/vit.py`.
+    """
+
+    image_size: Size
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    ratio: int = 1
+    drop_path: float = 0.0
+    remat: str = "none"
+    scan_unroll: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Encodes crops.
+
+        Args:
+            images: float [B, H, W, 3], normalised.
+            train: whether stochastic depth drops branches (needs the rng stream "drop_path").
+
+        Returns:
+            Features [B, rows, cols, D] in `dtype`.
+
+        Raises:
+            ValueError: if the images are not of `image_size`.
+        """
+        if images.shape[1:] != (*self.image_size, 3):
+            raise ValueError(
+                f"images have shape {images.shape}, this model takes [B, {self.image_size[0]}, {self.image_size[1]}, 3]"
+            )
+        x = PatchEmbed(self.embed_dim, self.ratio, self.dtype, name="patch_embed")(images)
+        batch, rows, cols, _ = x.shape
+        x = x.reshape(batch, rows * cols, self.embed_dim)  # [B, L, D]
+        pos_embed = self.param("pos_embed", _weight_init, (1, 1 + rows * cols, self.embed_dim), jnp.float32)
+        x = x + (pos_embed[:, 1:] + pos_embed[:, :1]).astype(self.dtype)
+
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "drop_path": True},
+            length=self.depth,
+            unroll=self.scan_unroll,
+        )(self.num_heads, self.mlp_dim, self.dtype, train, self.drop_path > 0, name="blocks")
+        x, _ = blocks(x, jnp.linspace(0.0, self.drop_path, self.depth))
+        x = _norm("last_norm")(x).astype(self.dtype)
+        return x.reshape(batch, rows, cols, self.embed_dim)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU; `jax.nn.gelu` writes it with erfc, which costs a CPU more and gains nothing here."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
+
+
+def _norm(name: str) -> nn.LayerNorm:
+    # float32 inside whatever the inputs are; the Dense layer that follows casts to the computation's dtype.
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, name=name)
+
+
+def _uniform(bound: float) -> nn.initializers.Initializer:
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,191 @@
+"""ViTPose: one encoder, one decoder per data set."""
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitpose_jax.models import decoders, vit
+from vitpose_jax.types import Size
+
+# (embed_dim, depth, num_heads, mlp_dim). S to H: the released configs. G: the authors released none (theirs is a
+# ViTAE-G); this is the published plain ViT-g of the same size, about 1.0 B parameters.
+SIZES: dict[str, tuple[int, int, int, int]] = {
+    "s": (384, 12, 12, 1536),
+    "b": (768, 12, 12, 3072),
+    "l": (1024, 24, 16, 4096),
+    "h": (1280, 32, 16, 5120),
+    "g": (1408, 40, 16, 6144),
+}
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class ViTPose(nn.Module):
+    """Crops to heatmaps. Made by `vitpose`, which checks the settings.
+
+    Parameters live under `backbone/…` and `decoders/<data set>/…`.
+
+    Attributes:
+        backbone: the encoder's fields, keyword arguments of `vit.ViT`.
+        decoder: "classic" or "simple".
+        num_keypoints: data-set name to K; one decoder each.
+        deconv_filters: channels of the classic decoder.
+        dtype: of the computation; parameters and heatmaps are float32.
+    """
+
+    backbone: Mapping
+    decoder: str
+    num_keypoints: Mapping[str, int]
+    deconv_filters: int
+    dtype: jnp.dtype
+
+    @property
+    def image_size(self) -> Size:
+        """(H, W) of the crops this model takes, in pixels."""
+        return self.backbone["image_size"]
+
+    @property
+    def patch_grid(self) -> Size:
+        """(rows, cols) of patches."""
+        return vit.patch_grid(self.image_size, self.backbone["ratio"])
+
+    @property
+    def heatmap_size(self) -> Size:
+        """(h, w) of the heatmaps it returns, in cells."""
+        rows, cols = self.patch_grid
+        return rows * decoders.UPSCALE, cols * decoders.UPSCALE
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool, datasets: Sequence[str] | None = None
+    ) -> dict[str, jax.Array]:
+        """Runs the encoder once and the decoders of the named data sets on its features.
+
+        Args:
+            images: uint8 [B, H, W, 3], RGB crops, which are normalised here; or float of the same shape, taken as
+                already normalised.
+            train: batch statistics in batch norm (collection `batch_stats` must be mutable) and stochastic depth (rng
+                stream "drop_path").
+            datasets: decoders to run; all when None.
+
+        Returns:
+            Data-set name to heatmaps, float32 [B, h, w, K]. Raw values: no sigmoid, no softmax.
+
+        Raises:
+            ValueError: for a data set without decoder or images of another size.
+        """
+        unknown = sorted(set(datasets or ()) - set(self.num_keypoints))
+        if unknown:
+            raise ValueError(f"no decoder for {unknown}; this model has {sorted(self.num_keypoints)}")
+        if images.dtype == jnp.uint8:
+            images = normalize(images)
+        features = vit.ViT(**self.backbone, dtype=self.dtype, name="backbone")(images, train=train)
+        names = tuple(datasets or self.num_keypoints)
+        return _Decoders(
+            self.decoder, {name: self.num_keypoints[name] for name in names}, self.deconv_filters, self.dtype,
+            name="decoders",
+        )(features, train=train)  # fmt: skip
+
+
+class _Decoders(nn.Module):
+    """The decoders of several data sets on the same features."""
+
+    decoder: str
+    num_keypoints: Mapping[str, int]
+    deconv_filters: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        options = {"filters": self.deconv_filters} if self.decoder == "classic" else {}
+        make = decoders.DECODERS[self.decoder]
+        return {
+            name: make(num_keypoints=k, dtype=self.dtype, name=name, **options)(features, train=train)
+            for name, k in self.num_keypoints.items()
+        }
+
+
+def vitpose(
+    *,
+    num_keypoints: Mapping[str, int],
+    size: str | None = None,
+    embed_dim: int | None = None,
+    depth: int | None = None,
+    num_heads: int | None = None,
+    mlp_dim: int | None = None,
+    image_size: Sequence[int] = (256, 192),
+    ratio: int = 1,
+    decoder: str = "classic",
+    deconv_filters: int = decoders.DECONV_FILTERS,
+    drop_path: float = 0.0,
+    remat: str = "none",
+    scan_unroll: int = 1,
+    dtype: str = "float32",
+) -> ViTPose:
+    """Makes a ViTPose from plain settings; a config's `model` section and a checkpoint's model file are these.
+
+    Args:
+        num_keypoints: data-set name to its number of keypoints; one decoder each.
+        size: "s", "b", "l", "h" or "g"; None takes the next four from the caller.
+        embed_dim: D. With a `size`, these four override that size's value where given.
+        depth: number of encoder blocks.
+        num_heads: N.
+        mlp_dim: F.
+        image_size: (H, W) of a crop in pixels.
+        ratio: 1, 2 or 4: features of 1/16, 1/8 or 1/4 of the crop.
+        decoder: "classic" or "simple".
+        deconv_filters: channels of the classic decoder's transposed convolutions.
+        drop_path: stochastic-depth rate of the last block.
+        remat: what the backward pass keeps of a block: "none" (all), "dots", "full" (its input only).
+        scan_unroll: blocks per iteration of the scan over layers.
+        dtype: "float32" or "bfloat16", of the computation.
+
+    Raises:
+        ValueError: for a value outside these, a missing field, or heads that do not divide the width.
+    """
+    if size is not None and size not in SIZES:
+        raise ValueError(f"model size must be one of {sorted(SIZES)} or None, not {size!r}")
+    fields = dict(zip(("embed_dim", "depth", "num_heads", "mlp_dim"), SIZES.get(size or "", (None,) * 4), strict=True))
+    given = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "mlp_dim": mlp_dim}
+    fields.update({name: value for name, value in given.items() if value is not None})
+    missing = [name for name, value in fields.items() if value is None]
+    if missing:
+        raise ValueError(f"without a model size, {missing} must be given too")
+    not_positive = {name: value for name, value in fields.items() if value < 1}
+    if not_positive:
+        raise ValueError(f"these model settings must be positive: {not_positive}")
+    if fields["embed_dim"] % fields["num_heads"]:
+        raise ValueError(f"num_heads {fields['num_heads']} does not divide embed_dim {fields['embed_dim']}")
+    for name, value, known in (
+        ("decoder", decoder, decoders.DECODERS), ("remat", remat, vit.REMAT_POLICIES), ("dtype", dtype, DTYPES),
+    ):  # fmt: skip
+        if value not in known:
+            raise ValueError(f"model {name} must be one of {sorted(known)}, not {value!r}")
+    if not 0.0 <= drop_path < 1.0:
+        raise ValueError(f"drop_path must be in [0, 1), not {drop_path}")
+    if not num_keypoints or any(k < 1 for k in num_keypoints.values()):
+        raise ValueError(f"num_keypoints must name at least one data set with at least one keypoint: {num_keypoints}")
+    height, width = image_size
+    vit.patch_grid((height, width), ratio)
+    return ViTPose(
+        backbone={
+            **fields, "image_size": (height, width), "ratio": ratio, "drop_path": drop_path, "remat": remat,
+            "scan_unroll": scan_unroll,
+        },
+        decoder=decoder,
+        num_keypoints=dict(num_keypoints),
+        deconv_filters=deconv_filters,
+        dtype=DTYPES[dtype],
+    )  # fmt: skip
+
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def normalize(images: jax.Array) -> jax.Array:
+    """uint8 [..., 3] RGB to float32: divided by 255, minus the mean, over the deviation of ImageNet."""
+    scaled = images.astype(jnp.float32) / 255.0
+    return (scaled - jnp.asarray(IMAGE_MEAN, jnp.float32)) / jnp.asarray(IMAGE_STD, jnp.float32)
