@@ -26,7 +26,7 @@ from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.data.augment import Augment
 from vitpose_jax.evaluation import metrics as scores
 from vitpose_jax.evaluation.predict import Evaluator, check_decoder
-from vitpose_jax.inference import draw
+from vitpose_jax import draw
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import checkpoint, optimizer, sharding, tasks
 from vitpose_jax.training import state as train_state

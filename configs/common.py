@@ -9,7 +9,7 @@ from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
-    """The settings of ViTPose-B with the classic decoder on COCO."""
+    """All settings with their defaults; only the model's size has none."""
     config = ConfigDict()
     config.name = "common"  # the run's folder is runs/<name> unless --workdir says otherwise
     config.seed = 0  # of initial values, order, augmentation and stochastic depth
@@ -107,6 +107,17 @@ def get_config() -> ConfigDict:
     config.mesh.fsdp = 1  # ways that parameters and optimizer state are split
     config.mesh.tensor = 1  # ways that heads and FFN features are split
     return config.lock()
+
+
+def vitpose_on_coco(size: str, decoder: str, *, drop_path: float, layer_decay: float) -> ConfigDict:
+    """The published recipe for one size and decoder."""
+    config = get_config()
+    config.name = f"vitpose_{size}" if decoder == "classic" else f"vitpose_{size}_{decoder}"
+    config.model.size = size
+    config.model.decoder = decoder
+    config.model.drop_path = drop_path
+    config.optimizer.layer_decay = layer_decay
+    return config
 
 
 def dataset(data_dir: str) -> ConfigDict:

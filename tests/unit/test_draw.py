@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vitpose_jax.inference.draw import OUTLINE, PAPER, Comparison, draw_comparison, draw_pose, save_image
+from vitpose_jax.draw import OUTLINE, PAPER, Comparison, draw_comparison, draw_pose, save_image
 from vitpose_jax.keypoints import COCO
 
 K = len(COCO)

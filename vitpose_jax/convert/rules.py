@@ -93,7 +93,7 @@ def from_torch(state: Mapping[str, np.ndarray], shapes: Mapping, *, depth: int, 
         decoder_prefixes: data-set name to key prefix.
 
     Returns:
-        {"params": …, "batch_stats": …} with float32 numpy leaves.
+        {"params": …, "batch_stats": …} with float32 numpy leaves; the second is empty without batch norm.
 
     Raises:
         ValueError: naming every tensor that is missing or of a wrong shape. Tensors that no leaf needs are ignored.
@@ -116,7 +116,7 @@ def from_torch(state: Mapping[str, np.ndarray], shapes: Mapping, *, depth: int, 
             leaves[path] = np.stack(slices) if stacked and len(slices) == leaf.shape[0] else slices[0]
     if faults:
         raise ValueError("the PyTorch weights do not fit this model:\n" + "\n".join(faults))
-    return trees.unflatten(leaves)
+    return {"batch_stats": {}} | trees.unflatten(leaves)
 
 
 def to_torch(variables: Mapping, torch_shapes: Mapping[str, tuple[int, ...]], *, decoder_prefixes: Mapping[str, str]) -> dict:

@@ -86,7 +86,7 @@ _ARMS = {  # flexion (forwards), abduction (outwards), twist, elbow flexion
     "folded": ((22, 8), (8, 5), (-70, 12), (98, 14)),
     "to_head": ((95, 20), (35, 15), (0, 20), (138, 12)),
 }
-_ARM_SHARES = (0.16, 0.1, 0.08, 0.09, 0.1, 0.09, 0.08, 0.09, 0.03, 0.08, 0.05, 0.05)
+_ARM_SHARES = (0.29, 0.14, 0.1, 0.04, 0.08, 0.06, 0.08, 0.05, 0.02, 0.09, 0.03, 0.02)
 
 _STRAIGHT = ((0, 6), (6, 4), (6, 8), (5, 5))  # flexion (forwards), abduction, outward rotation, knee flexion
 
@@ -102,26 +102,26 @@ class _Stance:
 
 
 _STANCES = (
-    _Stance(0.24, (_STRAIGHT, _STRAIGHT)),
-    _Stance(0.07, (((0, 6), (22, 7), (15, 10), (6, 6)), ((0, 6), (22, 7), (15, 10), (6, 6)))),
-    _Stance(0.14, (((28, 8), (4, 3), (4, 6), (10, 8)), ((-18, 7), (4, 3), (4, 6), (22, 12)))),  # walking
-    _Stance(0.09, (((62, 14), (4, 4), (4, 6), (85, 20)), ((-18, 10), (4, 4), (4, 6), (45, 30))), (8, 5), (10, 7)),
-    _Stance(0.08, (((78, 10), (10, 6), (8, 8), (82, 10)), ((-28, 10), (8, 6), (8, 8), (18, 10)))),  # lunging
-    _Stance(0.12, (((86, 8), (10, 8), (5, 8), (84, 14)), ((86, 8), (10, 8), (5, 8), (84, 14))), seated=True),
-    _Stance(0.05, (((105, 12), (22, 10), (15, 8), (120, 12)), ((105, 12), (22, 10), (15, 8), (120, 12))),
+    _Stance(0.42, (_STRAIGHT, _STRAIGHT)),
+    _Stance(0.14, (((0, 6), (22, 7), (15, 10), (6, 6)), ((0, 6), (22, 7), (15, 10), (6, 6)))),
+    _Stance(0.22, (((28, 8), (4, 3), (4, 6), (10, 8)), ((-18, 7), (4, 3), (4, 6), (22, 12)))),  # walking
+    _Stance(0.06, (((62, 14), (4, 4), (4, 6), (85, 20)), ((-18, 10), (4, 4), (4, 6), (45, 30))), (8, 5), (10, 7)),
+    _Stance(0.04, (((78, 10), (10, 6), (8, 8), (82, 10)), ((-28, 10), (8, 6), (8, 8), (18, 10)))),  # lunging
+    _Stance(0.04, (((86, 8), (10, 8), (5, 8), (84, 14)), ((86, 8), (10, 8), (5, 8), (84, 14))), seated=True),
+    _Stance(0.01, (((105, 12), (22, 10), (15, 8), (120, 12)), ((105, 12), (22, 10), (15, 8), (120, 12))),
             (15, 8), (18, 8)),  # squatting
-    _Stance(0.04, (((86, 8), (10, 6), (5, 6), (92, 8)), ((0, 8), (8, 4), (0, 6), (92, 8)))),  # kneeling
-    _Stance(0.05, (((72, 20), (8, 8), (8, 8), (20, 14)), _STRAIGHT), (-5, 6), (0, 8)),  # kicking
-    _Stance(0.04, (((0, 10), (58, 14), (10, 10), (10, 8)), _STRAIGHT), roll=(0, 12)),
-    _Stance(0.05, (_STRAIGHT, ((5, 6), (8, 5), (6, 8), (12, 10))), (38, 14), (42, 14)),  # bending
-    _Stance(0.02, (((15, 20), (12, 10), (10, 10), (30, 30)), ((15, 20), (12, 10), (10, 10), (30, 30))),
+    _Stance(0.01, (((86, 8), (10, 6), (5, 6), (92, 8)), ((0, 8), (8, 4), (0, 6), (92, 8)))),  # kneeling
+    _Stance(0.02, (((72, 20), (8, 8), (8, 8), (20, 14)), _STRAIGHT), (-5, 6), (0, 8)),  # kicking
+    _Stance(0.02, (((0, 10), (58, 14), (10, 10), (10, 8)), _STRAIGHT), roll=(0, 12)),
+    _Stance(0.01, (_STRAIGHT, ((5, 6), (8, 5), (6, 8), (12, 10))), (38, 14), (42, 14)),  # bending
+    _Stance(0.006, (((15, 20), (12, 10), (10, 10), (30, 30)), ((15, 20), (12, 10), (10, 10), (30, 30))),
             (0, 12), (0, 12), (90, 14)),  # lying, to either side
-    _Stance(0.01, (((0, 15), (25, 15), (10, 10), (15, 15)), ((0, 15), (25, 15), (10, 10), (15, 15))),
+    _Stance(0.004, (((0, 15), (25, 15), (10, 10), (15, 15)), ((0, 15), (25, 15), (10, 10), (15, 15))),
             (0, 5), (0, 8), (150, 25)),  # cartwheel, handstand
 )  # fmt: skip
 
 # Share, centre and spread (degrees) of the directions people face: front, three-quarter, profile, back; either side.
-_VIEWS = ((0.48, 0, 14), (0.28, 45, 12), (0.09, 88, 12), (0.15, 168, 14))
+_VIEWS = ((0.6, 0, 14), (0.22, 45, 12), (0.06, 88, 12), (0.12, 170, 12))
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Measures of the body in body heights. Radii stand at five places along a limb, from the trunk outwards.
@@ -938,7 +938,7 @@ def _place(
     extent = _extent(body)
     wide, tall = extent[2:] - extent[:2]
     side = min(height, width)
-    cut = rng.random() < 0.16
+    cut = rng.random() < 0.12
     limit = 0.4 if rng.random() < 0.4 else 0.12
     best = None
     for _ in range(10):
@@ -971,7 +971,7 @@ def _place(
     return best[1], best[2]
 
 
-def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int] = (256, 256)) -> Scene:
+def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int] = (192, 192)) -> Scene:
     """Draws picture `index` of a split with its part map; see `draw_image` for the arguments."""
     rng = _generator(seed, split, index, 0)
     height, width = (round(side * rng.uniform(0.85, 1.2)) for side in image_size)
@@ -980,7 +980,7 @@ def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int] = 
     canvas = _Canvas(image, part_map)
     light = np.array([0.7 * _draw_sign(rng), -0.7])
 
-    crowd = 1 + _draw_one(rng, (0.6, 0.3, 0.1))
+    crowd = 1 + _draw_one(rng, (0.66, 0.27, 0.07))
     placed: list[tuple[_View, _Body, _Look]] = []
     taken: list[np.ndarray] = []
     for _ in range(crowd):
@@ -1003,7 +1003,7 @@ def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int] = 
             _box(canvas, view.x - reach, top, view.x + reach, bottom, _shade(seat, 0.7), CLUTTER)
             _box(canvas, view.x - 1.1 * reach, top - 2, view.x + 1.1 * reach, top + 0.04 * view.scale, seat, CLUTTER)
         _PersonPainter(canvas, body, look, view, number, light).paint()
-    if rng.random() < 0.14:
+    if rng.random() < 0.1:
         (_table, _plant, _pole)[rng.integers(3)](canvas, rng, CLUTTER)
 
     noise = np.frombuffer(rng.bytes(height * width), np.uint8).reshape(height, width)
@@ -1065,7 +1065,7 @@ def _annotate(part_map: np.ndarray, number: int, body: _Body, view: _View) -> di
 
 
 def draw_image(
-    seed: int, split: str, index: int, image_size: tuple[int, int] = (256, 256)
+    seed: int, split: str, index: int, image_size: tuple[int, int] = (192, 192)
 ) -> tuple[np.ndarray, list[dict]]:
     """Draws one picture of people, a pure function of its arguments.
 
@@ -1171,7 +1171,7 @@ def write_synthetic(
     num_train: int = 4000,
     num_val: int = 200,
     seed: int = 0,
-    image_size: tuple[int, int] = (256, 256),
+    image_size: tuple[int, int] = (192, 192),
     num_workers: int = 2,
     progress: bool = True,
 ) -> None:

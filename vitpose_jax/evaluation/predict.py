@@ -15,7 +15,7 @@ from vitpose_jax import codec, geometry
 from vitpose_jax.data import pipeline
 from vitpose_jax.data.datasets import Instances, Split, detection_boxes
 from vitpose_jax.evaluation import baseline, metrics
-from vitpose_jax.inference import draw
+from vitpose_jax import draw
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.training import sharding
 

@@ -7,6 +7,7 @@ Orbax writes a step beside its place and renames it, so that an interrupted save
 """
 
 import dataclasses
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -164,6 +165,12 @@ def load_model(path: str | epath.Path) -> LoadedModel:
     found = {name: value for name, value in (metrics[step] or {}).items() if name != _BEST_KEY}
     variables = {"params": restored["state"]["params"], "batch_stats": restored["state"]["batch_stats"]}
     return LoadedModel(vitpose(**file.settings), file, variables, str(folder / str(step)), step, found)
+
+
+def run_folder(step_path: str) -> pathlib.Path:
+    """The folder of the run that a step's folder belongs to."""
+    steps = pathlib.Path(step_path).parent
+    return steps.parent if steps.name == FOLDER else steps
 
 
 def init_from(

@@ -1,0 +1,44 @@
+# Everything here runs in .venv, which is made on first use. PYTHON: any Python from 3.11 on.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Large pages for the C library's memory: XLA's buffers fault 40 times less often on a CPU. Ignored where not glibc.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.PHONY: help quickstart test test-slow lint clean
+
+help:
+	@echo "make quickstart   install, train and evaluate a small model on drawn people (about 6 minutes on 2 cores)"
+	@echo "make test         install, lint, type check, and the default tests"
+	@echo "make test-slow    heavier tests: training on real photographs, full-size models"
+	@echo "make clean        remove .venv, data/synthetic* and runs/quickstart"
+
+$(VENV)/runtime: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/test: $(VENV)/runtime requirements-test.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+quickstart: $(VENV)/runtime
+	$(RUN) -m vitpose_jax.data.synthetic --out data/synthetic_source
+	$(RUN) -m vitpose_jax.data.build coco --source data/synthetic_source --out data/synthetic
+	$(RUN) train.py --config configs/quickstart.py --workdir runs/quickstart
+	$(RUN) eval.py --config configs/quickstart.py --checkpoint runs/quickstart --mean_pose
+
+test: $(VENV)/test lint
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/test
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) data/synthetic data/synthetic_source runs/quickstart

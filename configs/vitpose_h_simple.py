@@ -1,0 +1,23 @@
+r"""ViTPose-H, simple decoder, COCO, 256x192: 631.1 M parameters.
+
+Expected: 78.9 / 84.0 AP / AR on COCO val2017 with detector boxes and flip test.
+Source: ViTPose Table 2. Not measured here: it needs full COCO and MAE weights.
+
+    python train.py --config configs/vitpose_h_simple.py --config.init_from.path=MAE_H \
+        --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
+
+MAE_H is a checkpoint of the MAE pre-trained encoder; without --config.init_from the encoder starts from random
+values and ends lower. COCO is expected in data/coco (README, "Train on COCO").
+Cost by arithmetic: 210 epochs of 293 steps, 512 crops a step; 2.4e+19 FLOP at 6 x 124.6 GMAC a crop.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    config = common.vitpose_on_coco("h", "simple", drop_path=0.55, layer_decay=0.85)
+    config.model.remat = "full"
+    config.mesh.update(data=1, fsdp=-1)  # parameters and optimizer state are split over all devices
+    return config

@@ -1,0 +1,22 @@
+r"""ViTPose-L, simple decoder, COCO, 256x192: 303.5 M parameters.
+
+Expected: 78.2 / 83.4 AP / AR on COCO val2017 with detector boxes and flip test.
+Source: ViTPose Table 2. Not measured here: it needs full COCO and MAE weights.
+
+    python train.py --config configs/vitpose_l_simple.py --config.init_from.path=MAE_L \
+        --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
+
+MAE_L is a checkpoint of the MAE pre-trained encoder; without --config.init_from the encoder starts from random
+values and ends lower. COCO is expected in data/coco (README, "Train on COCO").
+Cost by arithmetic: 210 epochs of 293 steps, 512 crops a step; 1.1e+19 FLOP at 6 x 60.4 GMAC a crop.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    config = common.vitpose_on_coco("l", "simple", drop_path=0.5, layer_decay=0.8)
+    config.model.remat = "dots"  # less memory at the same arithmetic of the weights
+    return config

@@ -1,0 +1,20 @@
+r"""ViTPose-S, classic decoder, COCO, 256x192: 24.3 M parameters.
+
+Expected: 73.8 / 79.2 AP / AR on COCO val2017 with detector boxes and flip test.
+Source: ViTPose repository README (the paper has no S). Not measured here: it needs full COCO and MAE weights.
+
+    python train.py --config configs/vitpose_s.py --config.init_from.path=MAE_S \
+        --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
+
+MAE_S is a checkpoint of the MAE pre-trained encoder; without --config.init_from the encoder starts from random
+values and ends lower. COCO is expected in data/coco (README, "Train on COCO").
+Cost by arithmetic: 210 epochs of 293 steps, 512 crops a step; 1.1e+18 FLOP at 6 x 5.59 GMAC a crop.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    return common.vitpose_on_coco("s", "classic", drop_path=0.1, layer_decay=0.8)

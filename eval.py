@@ -1,0 +1,105 @@
+"""Evaluate a checkpoint on the data sets of a config.
+
+    python eval.py --config configs/vitpose_b.py --checkpoint runs/vitpose_b [--config.eval.boxes=annotations …]
+
+The model comes from the checkpoint, data sets and evaluation settings from the config. Writes, into --workdir (default:
+the checkpoint's run): eval.json (data set, metric, value), results_<data set>.json in COCO's result format, and a
+picture of predictions beside ground truth.
+"""
+
+import json
+import pathlib
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vitpose_jax.data import datasets
+from vitpose_jax.evaluation import metrics
+from vitpose_jax.evaluation.predict import Evaluator
+from vitpose_jax import draw
+from vitpose_jax.training import checkpoint, sharding
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose data sets to evaluate on, in configs/.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder (its best step is taken) or one step's folder.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; the checkpoint's run when not given.")
+_MEAN_POSE = flags.DEFINE_bool("mean_pose", False, "Also score predicting the training set's mean pose in every box.")
+
+
+def evaluate(
+    config: ml_collections.ConfigDict, checkpoint_path: str, workdir: str | None = None, *, mean_pose: bool = False
+) -> dict[str, dict[str, float]]:
+    """Evaluates a checkpoint and writes what came out.
+
+    Args:
+        config: an experiment; its `datasets`, `eval`, `input` and `mesh` sections are used.
+        checkpoint_path: see `vitpose_jax.training.checkpoint.load_model`.
+        workdir: where to write; None for the checkpoint's run.
+        mean_pose: also evaluate predicting the mean pose, as "<data set> (mean pose)".
+
+    Returns:
+        Data set to metric to value.
+
+    Raises:
+        ValueError: if the checkpoint has no decoder for a data set, or a setting does not fit.
+    """
+    loaded = checkpoint.load_model(checkpoint_path)
+    trained_on = "" if not loaded.metrics else f", {_short(loaded.metrics)} when it was saved"
+    print(f"checkpoint {loaded.path}: step {loaded.step}{trained_on}")
+    folder = pathlib.Path(workdir) if workdir else checkpoint.run_folder(loaded.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    mesh = sharding.make_mesh(**config.mesh)
+    sections = {name: section for name, section in config.datasets.items() if section.eval_split}
+    if not sections:
+        raise ValueError("no data set of this config has an eval_split: there is nothing to evaluate on")
+
+    found: dict[str, dict[str, float]] = {}
+    for name, section in sections.items():
+        evaluator = Evaluator(
+            loaded.model, datasets.open_split(section.dir, section.eval_split), dataset=name, mesh=mesh,
+            blur_kernel=loaded.file.codec["blur_kernel"], num_workers=config.input.num_workers,
+            num_threads=config.input.num_threads, **config.eval,
+        )  # fmt: skip
+        evaluation = evaluator(loaded.variables)
+        found[name] = evaluation.metrics
+        metrics.write_results(folder / f"results_{name}.json", evaluation.results)
+        draw.save_image(folder / f"predictions_{name}.jpg", evaluator.picture(loaded.variables))
+        if mean_pose:
+            train_split = datasets.open_split(section.dir, section.train_split)
+            found[f"{name} (mean pose)"] = evaluator.mean_pose(train_split).metrics
+    metrics.print_metrics(found)
+    _write_table(folder / "eval.json", found)
+    print(f"metrics:  {folder / 'eval.json'}")
+    for name in sections:
+        print(f"results:  {folder / f'results_{name}.json'}\npicture:  {folder / f'predictions_{name}.jpg'}")
+    return found
+
+
+def _write_table(path: pathlib.Path, found: dict[str, dict[str, float]]) -> None:
+    rows = [
+        {"dataset": dataset, "metric": metric, "value": value}
+        for dataset, metrics_ in found.items()
+        for metric, value in metrics_.items()
+    ]
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(rows, indent=1))
+    partial.rename(path)
+
+
+def _short(values: dict) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items() if name.endswith("/AP"))
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        evaluate(_CONFIG.value, _CHECKPOINT.value, _WORKDIR.value, mean_pose=_MEAN_POSE.value)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"eval.py: {error}") from error
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "checkpoint"])
+    app.run(main)

@@ -1,0 +1,121 @@
+"""Every parameter of every model has exactly one row in every table; conversion is its own inverse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitpose_jax import trees
+from vitpose_jax.convert import rules
+from vitpose_jax.models import vitpose
+from vitpose_jax.training import optimizer, sharding, state
+
+MODELS = [
+    vitpose.vitpose(
+        embed_dim=32, depth=3, num_heads=4, mlp_dim=64, image_size=(64, 48), decoder=decoder, deconv_filters=16,
+        num_keypoints={"coco": 5, "hands": 7},
+    )
+    for decoder in ("classic", "simple")
+]  # fmt: skip
+PREFIXES = {"coco": "keypoint_head", "hands": "associate_keypoint_heads.0"}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple"])
+def test_every_path_has_one_row_in_every_table(model):
+    variables = state.variable_shapes(model)
+    params = trees.flatten(variables["params"])
+    trees.match(optimizer.LAYER_TABLE, params, name="layer")
+    trees.match(optimizer.WEIGHT_DECAY_TABLE, params, name="decay")
+    for path, spec in sharding.param_specs(variables["params"]).items():
+        assert len(spec) == params[path].ndim, path
+    sharding.param_specs(variables["batch_stats"])
+    for path in trees.flatten(variables):
+        assert rules.torch_names(path, depth=3, decoder_prefixes=PREFIXES)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple"])
+def test_conversion_round_trip_is_exact(model):
+    key = iter(jax.random.split(jax.random.key(0), 100))
+    variables = jax.tree.map(lambda leaf: jax.random.normal(next(key), leaf.shape), state.variable_shapes(model))
+    shapes = {}
+    for path, leaf in trees.flatten(variables).items():  # torch shapes: fused heads, torch's order of axes
+        axes = trees.match(rules.TORCH_TENSORS, [path], name="torch")[path].axes
+        shape = leaf.shape[1:] if "/blocks/" in path else leaf.shape
+        if "attn/qkv" in path:
+            shape = (*shape[:-3], 96)
+        if "attn/proj/kernel" in path:
+            shape = (32, 32)
+        for name in rules.torch_names(path, depth=3, decoder_prefixes=PREFIXES):
+            shapes[name] = tuple(np.array(shape)[np.argsort(axes)])
+    torch_state = rules.to_torch(variables, shapes, decoder_prefixes=PREFIXES)
+    assert torch_state.keys() == shapes.keys()
+    back = rules.from_torch(torch_state, variables, depth=3, decoder_prefixes=PREFIXES)
+    jax.tree.map(np.testing.assert_array_equal, back, jax.tree.map(np.asarray, variables))
+
+
+def test_missing_and_misshapen_tensors_are_all_named():
+    model = MODELS[1]
+    with pytest.raises(ValueError) as error:
+        rules.from_torch(
+            {"backbone.pos_embed": np.zeros((1, 3, 32))}, state.variable_shapes(model), depth=3,
+            decoder_prefixes=PREFIXES,
+        )  # fmt: skip
+    assert "backbone.pos_embed: shape (1, 3, 32) does not fit" in str(error.value)
+    assert "backbone.blocks.2.mlp.fc2.bias: missing" in str(error.value)
+
+
+def test_a_table_without_or_with_two_rows_raises():
+    with pytest.raises(ValueError, match="b: no row"):
+        trees.match([("a", 1)], ["a", "b"], name="test")
+    with pytest.raises(ValueError, match=r"a: rows a, a\|b"):
+        trees.match([("a", 1), ("a|b", 2)], ["a", "b"], name="test")
+
+
+def test_trees_flatten_and_back():
+    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert trees.flatten(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
+    assert trees.unflatten(trees.flatten(tree)) == tree
+
+
+def test_the_whole_state_is_sharded_like_its_parameters():
+    model = MODELS[0]
+    shapes = state.variable_shapes(model)
+    tx = optimizer.adamw(shapes["params"], lambda step: 1e-3)
+    abstract = state.abstract_state(model, tx, sharding.make_mesh())
+    flat = {path: leaf.sharding.spec for path, leaf in trees.flatten(abstract).items()}
+    moments = [path for path in flat if "/mu/" in path and path.endswith("qkv/kernel")]
+    assert len(moments) == 1
+    assert flat[moments[0]] == flat["params/backbone/blocks/attn/qkv/kernel"]
+    assert "fsdp" in flat[moments[0]] and "tensor" in flat[moments[0]]
+
+
+def test_a_mesh_that_does_not_fit_names_the_numbers():
+    with pytest.raises(ValueError, match=r"does not fit 1 device"):
+        sharding.make_mesh(data=2, fsdp=1, tensor=1)
+    with pytest.raises(ValueError, match="at most one"):
+        sharding.make_mesh(data=-1, fsdp=-1)
+
+
+def test_a_state_leaf_that_belongs_to_nothing_raises():
+    model = MODELS[1]
+    variables = state.variable_shapes(model)
+    odd = state.TrainState(jnp.int32(0), variables["params"], {}, {"stray": jnp.zeros(3)})
+    with pytest.raises(ValueError, match="opt_state/stray"):
+        sharding.state_shardings(odd, sharding.make_mesh())
+
+
+@pytest.mark.parametrize("wrong", [{"layer_decay": 1.5}, {"b1": -0.1}, {"clip_norm": 0.0}, {"weight_decay": -1.0}])
+def test_optimizer_settings_out_of_range_raise(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        optimizer.adamw(state.variable_shapes(MODELS[1])["params"], lambda step: 1e-3, **wrong)
+
+
+def test_schedules():
+    cosine = optimizer.make_schedule(
+        kind="cosine", learning_rate=2.0, steps_per_epoch=10, total_steps=110, warmup_steps=10, warmup_ratio=0.1
+    )
+    np.testing.assert_allclose([cosine(s) for s in (0, 5, 10, 60, 110)], [0.2, 1.1, 2.0, 1.0, 0.0], atol=1e-6)
+    with pytest.raises(ValueError, match="'step' or 'cosine'"):
+        optimizer.make_schedule(kind="linear", learning_rate=1.0, steps_per_epoch=1, total_steps=1)
+    with pytest.raises(ValueError, match="ascend"):
+        optimizer.make_schedule(learning_rate=1.0, steps_per_epoch=1, total_steps=1, drop_epochs=(5, 2))
