@@ -8,16 +8,18 @@ picture of predictions beside ground truth.
 """
 
 import json
+import os
 import pathlib
+from collections.abc import Mapping
 
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from vitpose_jax import draw
 from vitpose_jax.data import datasets
 from vitpose_jax.evaluation import metrics
 from vitpose_jax.evaluation.predict import Evaluator
-from vitpose_jax import draw
 from vitpose_jax.training import checkpoint, sharding
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose data sets to evaluate on, in configs/.")
@@ -27,7 +29,11 @@ _MEAN_POSE = flags.DEFINE_bool("mean_pose", False, "Also score predicting the tr
 
 
 def evaluate(
-    config: ml_collections.ConfigDict, checkpoint_path: str, workdir: str | None = None, *, mean_pose: bool = False
+    config: ml_collections.ConfigDict,
+    checkpoint_path: str | os.PathLike,
+    workdir: str | os.PathLike | None = None,
+    *,
+    mean_pose: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint and writes what came out.
 
@@ -86,7 +92,7 @@ def _write_table(path: pathlib.Path, found: dict[str, dict[str, float]]) -> None
     partial.rename(path)
 
 
-def _short(values: dict) -> str:
+def _short(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items() if name.endswith("/AP"))
 
 
@@ -95,7 +101,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
     try:
-        evaluate(_CONFIG.value, _CHECKPOINT.value, _WORKDIR.value, mean_pose=_MEAN_POSE.value)
+        evaluate(_CONFIG.value, str(_CHECKPOINT.value), _WORKDIR.value, mean_pose=_MEAN_POSE.value)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"eval.py: {error}") from error
 

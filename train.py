@@ -21,13 +21,13 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from vitpose_jax import interrupt
+from vitpose_jax import draw, interrupt
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.data.augment import Augment
 from vitpose_jax.evaluation import metrics as scores
 from vitpose_jax.evaluation.predict import Evaluator, check_decoder
-from vitpose_jax import draw
 from vitpose_jax.models.vitpose import ViTPose, vitpose
+from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import checkpoint, optimizer, sharding, tasks
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
@@ -80,8 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     model_file = checkpoint.ModelFile(
         settings=config.model.to_dict(),
         datasets={
-            name: {"keypoint_set": source.split.keypoint_set.name, "udp": udp[name]}
-            for name, source in sources.items()
+            name: {"keypoint_set": source.split.keypoint_set.name, "udp": udp[name]} for name, source in sources.items()
         },
         codec=config.codec.to_dict(),
     )
@@ -100,6 +99,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         f"{total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}, "
         f"mesh {dict(mesh.shape)}"
     )
+    if start >= total_steps:
+        print("this run is finished: nothing left to do")
 
     log = ScalarLog(workdir, start_step=start)
     stream = pipeline.train_stream(
@@ -110,7 +111,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     save_every = config.train.save_every_steps or total_steps
     latest_metrics: dict[str, float] = {}
     monitor = Monitor(log, batch_size, steps_per_epoch, config.train.log_every_steps, checkpoints)
-    progress = tqdm(total=total_steps, initial=start, desc=config.name, unit=" steps", dynamic_ncols=True)
+    progress = progress_bar(desc=config.name, unit=" steps", total=total_steps, initial=start)
     with interrupt.Guard() as stop, progress:
         try:
             for step in range(start, total_steps):
@@ -127,7 +128,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
                     monitor.drain(progress)
                     checkpoints.save(state)
                 if stop.requested:
-                    raise interrupt.Stopped(stop.signal_number, f"stopped after step {done}; saved in {checkpoints.folder}")
+                    raise interrupt.Stopped(
+                        stop.signal_number, f"stopped after step {done}; saved in {checkpoints.folder}"
+                    )
         finally:
             stream.close()
             log.close()
@@ -164,11 +167,11 @@ def initial_variables(config: ml_collections.ConfigDict, model: ViTPose, key: ja
     """The weights that `init_from` names, with a report of what became of each; None for a fresh start."""
     if not config.init_from.path:
         return None
-    variables, report = checkpoint.init_from(
-        config.init_from.path, model, key=key, fresh=tuple(config.init_from.fresh)
-    )
+    variables, report = checkpoint.init_from(config.init_from.path, model, key=key, fresh=tuple(config.init_from.fresh))
     for kind, paths in report.items():
-        print(f"init_from: {len(paths)} leaves {kind}" + "".join(f"\n    {path}" for path in paths if kind != "restored"))
+        print(
+            f"init_from: {len(paths)} leaves {kind}" + "".join(f"\n    {path}" for path in paths if kind != "restored")
+        )
     return variables
 
 
@@ -226,7 +229,11 @@ class Monitor:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not np.isfinite(values["loss"]) or not np.isfinite(values["gradient_norm"]):
             last = self._checkpoints.latest_step
-            good = "no checkpoint was saved yet" if last is None else f"the last good one is {self._checkpoints.folder / str(last)}"
+            good = (
+                "no checkpoint was saved yet"
+                if last is None
+                else f"the last good one is {self._checkpoints.folder / str(last)}"
+            )
             raise FloatingPointError(
                 f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}; nothing was saved from "
                 f"here, {good}. Lower the learning rate, or look at the batch of this step"

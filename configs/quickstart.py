@@ -12,7 +12,9 @@ def get_config() -> ConfigDict:
         config.datasets.synthetic = common.dataset("data/synthetic")
         config.model.num_keypoints = {"synthetic": 17}
     config.name = "quickstart"
-    config.model.update(embed_dim=128, depth=4, num_heads=4, mlp_dim=512, image_size=(128, 96), decoder="simple", dtype="float32")
+    config.model.update(
+        embed_dim=128, depth=4, num_heads=4, mlp_dim=512, image_size=(128, 96), decoder="simple", dtype="float32"
+    )
     config.augment.update(half_body_prob=0.0, scale_factor=0.25, rotation_factor_deg=20.0)
     config.optimizer.update(weight_decay=0.05, b2=0.98)
     config.schedule.update(kind="cosine", learning_rate=2e-3, warmup_steps=100)

@@ -51,7 +51,9 @@ class KeypointSet:
             ("skeleton_colors", len(self.skeleton)),
         ):
             if len(getattr(self, field)) != expected:
-                raise ValueError(f"keypoint set {self.name!r}: {field} needs {expected} entries, not {len(getattr(self, field))}")
+                raise ValueError(
+                    f"keypoint set {self.name!r}: {field} needs {expected} entries, not {len(getattr(self, field))}"
+                )
 
     def __len__(self) -> int:
         return len(self.names)

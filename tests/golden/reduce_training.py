@@ -1,4 +1,4 @@
-"""Makes training.npz and training.json from the full set of recorded values: `python -m tests.golden.reduce_training`."""
+"""Makes training.npz and .json from the full set of recorded values: `python -m tests.golden.reduce_training`."""
 
 import json
 import os
@@ -20,7 +20,9 @@ KEPT = (
 def groups(recorded: dict) -> dict[str, list[float]]:
     """{parameter: [learning-rate factor, weight decay]} of the recorded parameter groups."""
     return {
-        name: [group["lr_scale"], group["weight_decay"]] for group in recorded["groups"].values() for name in group["params"]
+        name: [group["lr_scale"], group["weight_decay"]]
+        for group in recorded["groups"].values()
+        for name in group["params"]
     }
 
 

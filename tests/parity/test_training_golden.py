@@ -103,7 +103,9 @@ def test_five_steps(recorded, facts):
         return value, (updates["batch_stats"], {"loss": value})
 
     step = jax.jit(tasks.make_train_step(loss, tx, lambda step: tiny["lr"], jax.random.key(0)))
-    current = state.TrainState(jnp.int32(0), variables["params"], variables["batch_stats"], tx.init(variables["params"]))
+    current = state.TrainState(
+        jnp.int32(0), variables["params"], variables["batch_stats"], tx.init(variables["params"])
+    )
     with jax.default_matmul_precision("highest"):
         for i in range(tiny["steps"]):
             current, metrics = step(current, batch)

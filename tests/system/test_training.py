@@ -103,8 +103,9 @@ def test_a_batch_without_labelled_keypoints_is_refused(shrunk_config, tmp_path, 
 
 
 def test_another_model_in_the_same_folder_is_refused(shrunk_config, finished_run):
-    with pytest.raises(ValueError, match=r"backbone/blocks/mlp/fc1/kernel: \(2, 32, 64\).*use another --workdir|init_from"):
+    with pytest.raises(ValueError, match="use another --workdir") as error:
         train(shrunk_config({"model.mlp_dim": 128}), finished_run)
+    assert "params/backbone/blocks/mlp/fc1/kernel: (2, 32, 64) in the checkpoint, (2, 32, 128)" in str(error.value)
 
 
 class TestInitFrom:
@@ -130,14 +131,14 @@ class TestInitFrom:
             self.variables(config, finished_run)
         _, report = self.variables(config, finished_run, fresh=("decoders/.*",))
         assert any("deconv0" in path for path in report["fresh"])
-        assert report["unused"] == ["params/decoders/synthetic/final/kernel", "params/decoders/synthetic/final/bias"][:0] or report["unused"]
+        assert report["unused"] == []
 
     def test_nothing_matched(self, shrunk_config, finished_run):
         with pytest.raises(ValueError, match="nothing matched"):
             self.variables(shrunk_config({"model.embed_dim": 64}), finished_run, fresh=("decoders/.*bias",))
 
     def test_a_pattern_without_a_parameter(self, shrunk_config, finished_run):
-        with pytest.raises(ValueError, match="'heads/.*' matches no parameter"):
+        with pytest.raises(ValueError, match=r"'heads/\.\*' matches no parameter"):
             self.variables(shrunk_config(), finished_run, fresh=("heads/.*",))
 
     def test_no_checkpoint_there(self, shrunk_config, tmp_path):

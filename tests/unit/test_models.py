@@ -9,7 +9,14 @@ from vitpose_jax import trees
 from vitpose_jax.models import decoders, vit, vitpose
 from vitpose_jax.training import state
 
-TINY = {"embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_dim": 64, "image_size": (64, 48), "num_keypoints": {"coco": 5}}
+TINY = {
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 4,
+    "mlp_dim": 64,
+    "image_size": (64, 48),
+    "num_keypoints": {"coco": 5},
+}
 
 
 def variables_of(model):

@@ -5,12 +5,13 @@ import json
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask
 from pycocotools.coco import COCO as CocoFile
 
 from vitpose_jax.data import synthetic
 from vitpose_jax.keypoints import COCO
 
-NUM_SCENES = 40
+NUM_SCENES = 60
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_official_tools_read_the_layout(folder):
         for annotation in coco.anns.values():
             assert annotation["category_id"] == 1 and annotation["iscrowd"] == 0
             # Polygons go through pixel centres, so they lose about half a pixel all around.
-            assert 0.7 * annotation["area"] < coco.annToMask(annotation).sum() < 1.2 * annotation["area"]
+            assert 0.7 * annotation["area"] < mask.area(coco.annToRLE(annotation)) < 1.2 * annotation["area"]
         category = coco.loadCats(1)[0]
         assert category["keypoints"] == list(COCO.names)
         assert np.min(category["skeleton"]) == 1 and np.max(category["skeleton"]) == 17
@@ -164,7 +165,7 @@ def test_poses_differ_between_people(scenes):
         place[keypoints[:, 2] == 0] = np.nan
         places.append(place)
     spread = np.nanstd(places, axis=0)
-    assert spread[5:].mean() > 0.15
+    assert spread[5:].mean() > 0.135  # 0.115 if all stood still with hanging arms, 0.06 if all faced the viewer too
 
 
 def test_finished_set_is_left_alone(folder):
@@ -197,7 +198,7 @@ def test_interrupted_writing_leaves_no_set_and_can_be_repeated(folder, tmp_path,
         return draw_image(seed, split, index, image_size)
 
     draw_image = synthetic.draw_image
-    monkeypatch.setattr(synthetic, "draw_image", interrupt)
+    monkeypatch.setattr(synthetic.folder, "draw_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         synthetic.write_synthetic(out, **arguments)
     assert not out.exists()

@@ -78,7 +78,11 @@ def test_the_random_key_depends_on_the_step_only():
     )  # fmt: skip
     variables = state.init_variables(model, jax.random.key(0))
     tx = optax.sgd(0.0)
-    step = jax.jit(tasks.make_train_step(tasks.pose_loss(model, udp={"coco": True}, sigma=2.0), tx, lambda s: 0.0, jax.random.key(1)))
+    step = jax.jit(
+        tasks.make_train_step(
+            tasks.pose_loss(model, udp={"coco": True}, sigma=2.0), tx, lambda s: 0.0, jax.random.key(1)
+        )
+    )
     start = state.TrainState(jnp.int32(0), variables["params"], {}, tx.init(variables["params"]))
     batch = batch_of(8, 5)
     after_one, first = step(start, batch)

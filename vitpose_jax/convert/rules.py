@@ -1,7 +1,7 @@
 """Where each parameter stands in an official PyTorch `state_dict`, and how its axes are ordered there.
 
-One table over parameter paths serves both directions. Every torch tensor is exactly one slice of one leaf: tensors of the
-encoder's blocks are slices of stacked leaves.
+One table over parameter paths serves both directions. Every torch tensor is exactly one slice of one leaf: tensors of
+the encoder's blocks are slices of stacked leaves.
 """
 
 from collections.abc import Mapping
@@ -49,8 +49,14 @@ TORCH_TENSORS: tuple[tuple[str, TorchTensor], ...] = (
         row
         for i in range(2)
         for row in (
-            (f"params/decoders/[^/]+/deconv{i}/kernel", TorchTensor(f"{{decoder}}.deconv_layers.{3 * i}.weight", _DECONV)),
-            (f"params/decoders/[^/]+/bn{i}/scale", TorchTensor(f"{{decoder}}.deconv_layers.{3 * i + 1}.weight", _VECTOR)),
+            (
+                f"params/decoders/[^/]+/deconv{i}/kernel",
+                TorchTensor(f"{{decoder}}.deconv_layers.{3 * i}.weight", _DECONV),
+            ),
+            (
+                f"params/decoders/[^/]+/bn{i}/scale",
+                TorchTensor(f"{{decoder}}.deconv_layers.{3 * i + 1}.weight", _VECTOR),
+            ),
             (f"params/decoders/[^/]+/bn{i}/bias", TorchTensor(f"{{decoder}}.deconv_layers.{3 * i + 1}.bias", _VECTOR)),
             (
                 f"batch_stats/decoders/[^/]+/bn{i}/mean",
@@ -78,12 +84,16 @@ def torch_names(path: str, *, depth: int, decoder_prefixes: Mapping[str, str]) -
     tensor = trees.match(TORCH_TENSORS, [path], name="torch tensor")[path]
     dataset = path.split("/")[2] if "/decoders/" in path else ""
     if dataset and dataset not in decoder_prefixes:
-        raise ValueError(f"{path}: no key prefix is known for the decoder of {dataset!r}, only {dict(decoder_prefixes)}")
+        raise ValueError(
+            f"{path}: no key prefix is known for the decoder of {dataset!r}, only {dict(decoder_prefixes)}"
+        )
     name = tensor.name.replace("{decoder}", decoder_prefixes.get(dataset, ""))
     return [name.replace("{layer}", str(layer)) for layer in range(depth)] if "{layer}" in name else [name]
 
 
-def from_torch(state: Mapping[str, np.ndarray], shapes: Mapping, *, depth: int, decoder_prefixes: Mapping[str, str]) -> dict:
+def from_torch(
+    state: Mapping[str, np.ndarray], shapes: Mapping, *, depth: int, decoder_prefixes: Mapping[str, str]
+) -> dict:
     """Official tensors to the variables of a `ViTPose`.
 
     Args:
@@ -119,7 +129,9 @@ def from_torch(state: Mapping[str, np.ndarray], shapes: Mapping, *, depth: int, 
     return {"batch_stats": {}} | trees.unflatten(leaves)
 
 
-def to_torch(variables: Mapping, torch_shapes: Mapping[str, tuple[int, ...]], *, decoder_prefixes: Mapping[str, str]) -> dict:
+def to_torch(
+    variables: Mapping, torch_shapes: Mapping[str, tuple[int, ...]], *, decoder_prefixes: Mapping[str, str]
+) -> dict:
     """Variables, or a tree of the same paths such as gradients, as official tensors: the inverse of `from_torch`.
 
     Args:

@@ -38,7 +38,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
-from tqdm import tqdm
 
 from vitpose_jax import geometry
 from vitpose_jax.data.datasets import (
@@ -51,6 +50,7 @@ from vitpose_jax.data.datasets import (
     open_split,
     read_json,
 )
+from vitpose_jax.progress import progress_bar
 
 SHARD_BYTES = 128 * 2**20
 FAULTS_FILE = "faults.txt"
@@ -319,7 +319,7 @@ def _plan(dataset: Dataset, source: pathlib.Path, split: str, faults: list[str])
     stored[instances.image] = True
     lengths = np.zeros(len(images), np.int64)
     broken = []
-    for row in tqdm(np.flatnonzero(stored), desc=f"checking {split}", unit=" images", mininterval=0.5):
+    for row in progress_bar(np.flatnonzero(stored), desc=f"checking {split}", unit=" images"):
         try:
             lengths[row] = len(_read_image(folder, images, row))
         except ValueError as error:
@@ -380,7 +380,7 @@ def _write_shards(name: str, split: str, plan: _Plan, out: pathlib.Path) -> list
         f"{name}-{split}.array_record-{number:05d}-of-{len(plan.shards):05d}" for number in range(len(plan.shards))
     ]
     images = plan.annotations.images
-    with tqdm(total=len(images), desc=f"writing {split}", unit=" images", mininterval=0.5) as progress:
+    with progress_bar(total=len(images), desc=f"writing {split}", unit=" images") as progress:
         for shard, (first, end) in zip(names, plan.shards, strict=True):
             if (out / shard).exists():
                 progress.update(end - first)

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from tqdm import tqdm
 
-from vitpose_jax import codec, geometry
+from vitpose_jax import codec, draw, geometry
 from vitpose_jax.data import pipeline
 from vitpose_jax.data.datasets import Instances, Split, detection_boxes
 from vitpose_jax.evaluation import baseline, metrics
-from vitpose_jax import draw
 from vitpose_jax.models.vitpose import ViTPose
+from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import sharding
 
 BOXES = ("annotations", "detections")
@@ -41,17 +40,16 @@ def make_predict(
 
     def predict(variables: Mapping, images: jax.Array, crop_to_image: jax.Array) -> tuple[jax.Array, jax.Array]:
         def heatmaps_of(crops: jax.Array) -> jax.Array:
-            return model.apply(variables, crops, train=False, datasets=(dataset,))[dataset]
+            outputs: Any = model.apply(variables, crops, train=False, datasets=(dataset,))
+            return outputs[dataset]
 
         heatmaps = heatmaps_of(images)
         if flip_test:
-            heatmaps = codec.merge_flip(heatmaps, heatmaps_of(images[:, :, ::-1]), flip_index, shift=not udp)
-        points, scores = codec.decode(
-            heatmaps, method="dark_udp" if udp else "quarter_shift", blur_kernel=blur_kernel
-        )
-        points = codec.points_to_crop(
-            points, crop_size=model.image_size, heatmap_size=model.heatmap_size, udp=udp
-        )
+            heatmaps = codec.merge_flip(
+                heatmaps, heatmaps_of(images[:, :, ::-1]), jnp.asarray(flip_index), shift=not udp
+            )
+        points, scores = codec.decode(heatmaps, method="dark_udp" if udp else "quarter_shift", blur_kernel=blur_kernel)
+        points = codec.points_to_crop(points, crop_size=model.image_size, heatmap_size=model.heatmap_size, udp=udp)
         return codec.points_to_image(points, crop_to_image), scores
 
     return predict
@@ -129,7 +127,7 @@ class Evaluator:
             "process_index": jax.process_index(), "process_count": jax.process_count(),
             "num_workers": num_workers, "num_threads": num_threads,
         }  # fmt: skip
-        self._scoring = {
+        self._scoring: dict[str, Any] = {
             "suppression": suppression, "oks_threshold": oks_threshold, "min_keypoint_score": min_keypoint_score,
         }  # fmt: skip
         self._predict = jax.jit(
@@ -147,9 +145,7 @@ class Evaluator:
             progress: show a progress bar.
         """
         keypoints, scores, _ = self._run(variables, self.instances, progress=progress)
-        return self._score(
-            metrics.Predictions(keypoints=keypoints, scores=scores, **self._identity(self.instances))
-        )
+        return self._score(metrics.Predictions(keypoints=keypoints, scores=scores, **self._identity(self.instances)))
 
     def mean_pose(self, train_split: Split) -> Evaluation:
         """What predicting the training set's mean pose in every box scores: the zero of this evaluation."""
@@ -195,11 +191,9 @@ class Evaluator:
         num_keypoints = len(self.keypoint_set)
         keypoints = np.full((len(instances), num_keypoints, 2), np.nan, np.float32)
         scores = np.full((len(instances), num_keypoints), np.nan, np.float32)
-        crops = {}
+        crops: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         stream = pipeline.eval_stream(instances, self.split, **self._stream_settings)
-        bar = tqdm(
-            total=len(instances), desc=f"evaluate {self.dataset}", unit=" crops", disable=not progress, leave=False
-        )
+        bar = progress_bar(desc=f"evaluate {self.dataset}", unit=" crops", total=len(instances), show=progress)
         in_flight: list[Any] = []
 
         def collect(done: dict[str, jax.Array]) -> None:
@@ -245,7 +239,7 @@ class Evaluator:
         }
 
     def _score(self, predictions: metrics.Predictions) -> Evaluation:
-        sigmas = np.asarray(self.keypoint_set.sigmas)
+        sigmas = self.keypoint_set.sigmas
         results = metrics.coco_results(predictions, sigmas=sigmas, **self._scoring)
         return Evaluation(metrics.coco_metrics(self.split.annotation_file, results, sigmas=sigmas), results)
 

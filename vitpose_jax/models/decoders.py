@@ -144,11 +144,11 @@ class _KernelAndBias(nn.Module):
     """Parameters of a layer whose arithmetic its owner does."""
 
     shape: tuple[int, ...]
-    init: nn.initializers.Initializer
+    kernel_init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", self.init, self.shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.shape[-1],), jnp.float32)
         return kernel, bias
 

@@ -25,7 +25,9 @@ def resize(pos_embed: np.ndarray, old_grid: Size, new_grid: Size) -> np.ndarray:
     """
     _, length, dim = pos_embed.shape
     if length != 1 + old_grid[0] * old_grid[1]:
-        raise ValueError(f"a position embedding of {length} rows is not one of a {old_grid[0]}x{old_grid[1]} patch grid")
+        raise ValueError(
+            f"a position embedding of {length} rows is not one of a {old_grid[0]}x{old_grid[1]} patch grid"
+        )
     grid = pos_embed[0, 1:].reshape(*old_grid, dim).astype(np.float64)
     grid = np.einsum("Rr,rcd->Rcd", _cubic_matrix(old_grid[0], new_grid[0]), grid)
     grid = np.einsum("Cc,Rcd->RCd", _cubic_matrix(old_grid[1], new_grid[1]), grid)

@@ -109,9 +109,9 @@ class Attention(nn.Module):
         """Args: x [B, L, D]. Returns: [B, L, D]."""
         embed_dim = x.shape[-1]
         head_dim = embed_dim // self.num_heads
-        qkv = nn.DenseGeneral(
-            (3, self.num_heads, head_dim), dtype=self.dtype, kernel_init=_weight_init, name="qkv"
-        )(x)  # [B, L, 3, N, d]
+        qkv = nn.DenseGeneral((3, self.num_heads, head_dim), dtype=self.dtype, kernel_init=_weight_init, name="qkv")(
+            x
+        )  # [B, L, 3, N, d]
         # Heads before tokens: the products below are then plain batched matrix products, four times faster on a CPU.
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # [B, N, L, d] each
         scores = jnp.einsum("bnqd,bnkd->bnqk", q * head_dim**-0.5, k, preferred_element_type=jnp.float32)

@@ -148,12 +148,17 @@ def vitpose(
     """
     if size is not None and size not in SIZES:
         raise ValueError(f"model size must be one of {sorted(SIZES)} or None, not {size!r}")
-    fields = dict(zip(("embed_dim", "depth", "num_heads", "mlp_dim"), SIZES.get(size or "", (None,) * 4), strict=True))
-    given = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "mlp_dim": mlp_dim}
-    fields.update({name: value for name, value in given.items() if value is not None})
-    missing = [name for name, value in fields.items() if value is None]
+    names = ("embed_dim", "depth", "num_heads", "mlp_dim")
+    values = [
+        given if given is not None else default
+        for given, default in zip(
+            (embed_dim, depth, num_heads, mlp_dim), SIZES[size] if size else (None,) * 4, strict=True
+        )
+    ]
+    missing = [name for name, value in zip(names, values, strict=True) if value is None]
     if missing:
         raise ValueError(f"without a model size, {missing} must be given too")
+    fields = {name: value for name, value in zip(names, values, strict=True) if value is not None}
     not_positive = {name: value for name, value in fields.items() if value < 1}
     if not_positive:
         raise ValueError(f"these model settings must be positive: {not_positive}")

@@ -7,6 +7,7 @@ Orbax writes a step beside its place and renames it, so that an interrupted save
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -33,10 +34,11 @@ class Checkpoints:
         workdir: the run's folder.
         model_settings: what `ModelFile` keeps, written with every checkpoint.
         keep_last: how many of the newest to keep.
-        best_metric: the metric whose largest value marks the best checkpoint, which is kept too.
+        best_metric: the metric whose largest value marks the best checkpoint, which is kept too; None if the run is
+            never evaluated.
     """
 
-    def __init__(self, workdir: str | epath.Path, model_file: "ModelFile", *, keep_last: int, best_metric: str):
+    def __init__(self, workdir: str | os.PathLike, model_file: "ModelFile", *, keep_last: int, best_metric: str | None):
         if keep_last < 1:
             raise ValueError(f"keep_last must be at least 1, not {keep_last}")
         self.folder = epath.Path(workdir).resolve() / FOLDER
@@ -57,6 +59,8 @@ class Checkpoints:
             metrics: the evaluation's result at this step, if there was one.
         """
         step = int(state.step)
+        if metrics and (self._best_metric is None or self._best_metric not in metrics):
+            raise ValueError(f"the best checkpoint is chosen by {self._best_metric!r}, but there are {sorted(metrics)}")
         if step in self._manager.all_steps():
             return
         self._manager.save(
@@ -64,7 +68,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state._asdict()), model=ocp.args.JsonSave(self._model_file.as_json())
             ),
-            metrics={**metrics, _BEST_KEY: metrics[self._best_metric]} if metrics else None,
+            metrics={**metrics, _BEST_KEY: metrics[str(self._best_metric)]} if metrics else None,
         )
 
     def restore(self, target: train_state.TrainState) -> train_state.TrainState:
@@ -118,7 +122,12 @@ class ModelFile:
 
     def as_json(self) -> dict:
         """Plain dictionaries, lists, strings and numbers."""
-        return {"format": 1, "settings": _plain(self.settings), "datasets": _plain(self.datasets), "codec": _plain(self.codec)}
+        return {
+            "format": 1,
+            "settings": _plain(self.settings),
+            "datasets": _plain(self.datasets),
+            "codec": _plain(self.codec),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +142,7 @@ class LoadedModel:
     metrics: Mapping[str, float]  # of the evaluation at this step; empty when there was none
 
 
-def load_model(path: str | epath.Path) -> LoadedModel:
+def load_model(path: str | os.PathLike) -> LoadedModel:
     """Loads a model from a run's folder, its `checkpoints` folder or one step's folder.
 
     Of several steps the best is taken when an evaluation marked one, else the newest.
@@ -230,8 +239,8 @@ def init_from(
     return {"batch_stats": {}} | trees.unflatten(result), report
 
 
-# Orbax keeps metrics beside a step; the one that marks the best is stored under this name too, so that whoever opens the
-# folder later need not know which it was.
+# Orbax keeps metrics beside a step; the one that marks the best is stored under this name too, so that whoever opens
+# the folder later need not know which it was.
 _BEST_KEY = "best_metric"
 
 
@@ -246,7 +255,7 @@ def _manager(folder: epath.Path, *, keep_last: int | None) -> ocp.CheckpointMana
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(preservation_policy=policy))
 
 
-def _find(path: str | epath.Path) -> tuple[epath.Path, int | None]:
+def _find(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
     """The folder of steps that a path means, and the step if it names one."""
     folder = epath.Path(path).resolve()
     if not folder.exists():

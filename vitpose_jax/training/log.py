@@ -11,8 +11,8 @@ import tensorboardX
 class ScalarLog:
     """Scalars of a run, in `<workdir>/metrics.jsonl` and `<workdir>/tensorboard`.
 
-    A resumed run goes on in the same files; what a stopped run wrote after its last checkpoint is dropped, so that every
-    step stands there once.
+    A resumed run goes on in the same files; what a stopped run wrote after its last checkpoint is dropped, so that
+    every step stands there once.
 
     Args:
         workdir: the run's folder; made if it is not there.

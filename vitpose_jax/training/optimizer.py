@@ -57,7 +57,7 @@ def learning_rate_factors(params: Any, layer_decay: float) -> Any:
         if layers[path] == "blocks":
             factors = layer_decay ** np.arange(depth, 0, -1, dtype=np.float64)
             return factors.astype(np.float32).reshape(depth, *(1,) * (leaf.ndim - 1))
-        return np.float32(layer_decay ** (depth + 1) if layers[path] == "embeddings" else 1.0)
+        return np.asarray(layer_decay ** (depth + 1) if layers[path] == "embeddings" else 1.0, np.float32)
 
     return trees.map_with_path(factor, params)
 

@@ -106,7 +106,9 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
         # "opt_state/1/mu/backbone/…" belongs to the parameter that its end names.
         owner = next((p for p in (path[i:] for i in _part_starts(path)) if p in specs), None)
         if owner is None:
-            raise ValueError(f"state leaf {path} of shape {leaf.shape} belongs to no parameter; give it a sharding rule")
+            raise ValueError(
+                f"state leaf {path} of shape {leaf.shape} belongs to no parameter; give it a sharding rule"
+            )
         for size, axis in zip(leaf.shape, specs[owner], strict=True):
             if axis is not None and size % mesh.shape[axis]:
                 raise ValueError(f"{path}: {size} is not divisible by mesh axis {axis!r} = {mesh.shape[axis]}")

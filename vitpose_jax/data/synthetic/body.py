@@ -1,0 +1,213 @@
+"""A body in three dimensions: the poses people take, their measures, and the skeleton that follows from both.
+
+Axes of the body: x to the person's left, y up, z forward. Axes of the scene: x right, y up, z to the viewer. The unit
+of both is the body height.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from vitpose_jax.data.synthetic.chance import Angles, draw_angles, draw_one, draw_sign
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Poses. Most people stand or walk and face the viewer; sitting, sporting, lying and backs are there, but rarer.
+
+# Share, and angles of an arm: flexion (forwards), abduction (outwards), twist, elbow flexion.
+_ARMS: tuple[tuple[float, Angles], ...] = (
+    (0.36, ((0, 12), (10, 6), (0, 20), (14, 10))),  # hanging
+    (0.15, ((38, 14), (8, 6), (0, 20), (45, 30))),  # swung forwards
+    (0.11, ((-32, 12), (12, 6), (0, 20), (30, 20))),  # swung back
+    (0.03, ((85, 14), (4, 10), (0, 30), (15, 14))),  # stretched forwards
+    (0.08, ((165, 14), (8, 12), (0, 30), (18, 16))),  # raised
+    (0.05, ((0, 14), (140, 16), (0, 30), (18, 14))),  # raised to the side
+    (0.07, ((0, 14), (88, 14), (0, 30), (12, 12))),  # sideways
+    (0.04, ((5, 12), (95, 18), (85, 18), (85, 25))),  # waving
+    (0.02, ((5, 12), (85, 12), (-85, 18), (75, 20))),  # a scarecrow's
+    (0.07, ((-8, 8), (48, 8), (-72, 10), (95, 12))),  # akimbo
+    (0.01, ((22, 8), (8, 5), (-70, 12), (98, 14))),  # folded
+    (0.01, ((95, 20), (35, 15), (0, 20), (138, 12))),  # hand to the head
+)
+_BOTH_ARMS_ALIKE = 0.4
+
+_STRAIGHT: Angles = ((0, 6), (6, 4), (6, 8), (5, 5))  # flexion (forwards), abduction, outward rotation, knee flexion
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stance:
+    share: float
+    legs: tuple[Angles, Angles]  # of one side and of the other; sides are exchanged at random
+    pelvis_pitch: tuple[float, float] = (0, 5)  # forwards; the legs stay where they are
+    spine_pitch: tuple[float, float] = (4, 8)
+    roll: tuple[float, float] = (0, 5)  # of the whole person in the image plane
+    seated: bool = False
+
+
+_STANCES = (
+    _Stance(0.46, (_STRAIGHT, _STRAIGHT)),
+    _Stance(0.16, (((0, 6), (22, 7), (15, 10), (6, 6)), ((0, 6), (22, 7), (15, 10), (6, 6)))),  # legs apart
+    _Stance(0.22, (((28, 8), (4, 3), (4, 6), (10, 8)), ((-18, 7), (4, 3), (4, 6), (22, 12)))),  # walking
+    _Stance(0.04, (((62, 14), (4, 4), (4, 6), (85, 20)), ((-18, 10), (4, 4), (4, 6), (45, 30))),
+            (8, 5), (10, 7)),  # running
+    _Stance(0.03, (((78, 10), (10, 6), (8, 8), (82, 10)), ((-28, 10), (8, 6), (8, 8), (18, 10)))),  # lunging
+    _Stance(0.03, (((86, 8), (10, 8), (5, 8), (84, 14)), ((86, 8), (10, 8), (5, 8), (84, 14))), seated=True),
+    _Stance(0.008, (((105, 12), (22, 10), (15, 8), (120, 12)), ((105, 12), (22, 10), (15, 8), (120, 12))),
+            (15, 8), (18, 8)),  # squatting
+    _Stance(0.008, (((86, 8), (10, 6), (5, 6), (92, 8)), ((0, 8), (8, 4), (0, 6), (92, 8)))),  # kneeling
+    _Stance(0.012, (((72, 20), (8, 8), (8, 8), (20, 14)), _STRAIGHT), (-5, 6), (0, 8)),  # kicking
+    _Stance(0.012, (((0, 10), (58, 14), (10, 10), (10, 8)), _STRAIGHT), roll=(0, 12)),  # a leg to the side
+    _Stance(0.01, (_STRAIGHT, ((5, 6), (8, 5), (6, 8), (12, 10))), (38, 14), (42, 14)),  # bending
+    _Stance(0.005, (((15, 20), (12, 10), (10, 10), (30, 30)), ((15, 20), (12, 10), (10, 10), (30, 30))),
+            (0, 12), (0, 12), (90, 14)),  # lying, to either side
+    _Stance(0.005, (((0, 15), (25, 15), (10, 10), (15, 15)), ((0, 15), (25, 15), (10, 10), (15, 15))),
+            (0, 5), (0, 8), (150, 25)),  # cartwheel, handstand
+)  # fmt: skip
+
+# Share, centre and spread (degrees) of the directions people face: front, three-quarter, profile, back; either side.
+_VIEWS = ((0.7, 0, 14), (0.16, 42, 12), (0.05, 88, 12), (0.09, 171, 11))
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measures in body heights
+
+_HALF_SHOULDERS, _HALF_HIPS = 0.118, 0.064
+# Cross-sections of the trunk: place (0 at the hips, 1 at the shoulders), half width, half depth.
+_TRUNK = np.array([
+    (-0.17, 0.070, 0.055), (0.00, 0.100, 0.074), (0.20, 0.100, 0.072), (0.48, 0.086, 0.064), (0.75, 0.106, 0.072),
+    (0.92, 0.116, 0.068), (1.01, 0.108, 0.058), (1.08, 0.072, 0.048), (1.14, 0.040, 0.038),
+])  # fmt: skip
+_SKULL_RADII = np.array([0.060, 0.080, 0.070])
+
+
+def unit(x: float, y: float, z: float) -> np.ndarray:
+    """The direction of (x, y, z), [3]."""
+    return np.array([x, y, z]) / math.sqrt(x * x + y * y + z * z)
+
+
+FACE = {  # directions in the axes of the head's unit sphere
+    "nose": unit(0, -0.12, 1.0),
+    "left_eye": unit(0.40, 0.14, 0.88),
+    "right_eye": unit(-0.40, 0.14, 0.88),
+    "left_ear": unit(1.0, -0.02, -0.08),
+    "right_ear": unit(-1.0, -0.02, -0.08),
+}
+_FACE_REACH = {"nose": 1.16, "left_eye": 1.0, "right_eye": 1.0, "left_ear": 1.07, "right_ear": 1.07}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The skeleton
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """One posed person in scene axes, the pelvis at the origin."""
+
+    points: dict[str, np.ndarray]  # [3] each: the ends of limbs, named like keypoints, and neck, head, hands, toes
+    pelvis: np.ndarray  # [3, 3], columns: the pelvis' left, up and forward
+    chest: np.ndarray  # [3, 3]
+    head: np.ndarray  # [3, 3]
+    skull: np.ndarray  # [3], radii of the head along its axes
+    girth: float
+    trunk: np.ndarray  # [9, 3], cross-sections: place (0 hips … 1 shoulders), half width, half depth
+    seated: bool
+
+    def sight(self) -> np.ndarray:
+        """Direction to the viewer in the axes of the head's unit sphere: its points u with u·sight > 0 are seen."""
+        normal = self.head[2] / self.skull
+        return normal / math.sqrt(float(normal @ normal))
+
+
+def draw_body(rng: np.random.Generator) -> Body:
+    """A person of random build, in a random pose, seen from a random side."""
+    stance = _STANCES[draw_one(rng, [s.share for s in _STANCES])]
+    girth = float(np.clip(rng.normal(1.06, 0.12), 0.85, 1.4))
+    head_scale, long_legs, long_arms = (1 + 0.06 * rng.standard_normal(3)).tolist()
+    half_shoulders = _HALF_SHOULDERS * (1 + 0.07 * rng.standard_normal())
+    half_hips = _HALF_HIPS * (1 + 0.08 * rng.standard_normal())
+
+    _, yaw_mean, yaw_spread = _VIEWS[draw_one(rng, [share for share, _, _ in _VIEWS])]
+    yaw = (yaw_mean + yaw_spread * rng.standard_normal()) * draw_sign(rng)
+    pelvis_pitch, spine_pitch, roll = draw_angles(rng, (stance.pelvis_pitch, stance.spine_pitch, stance.roll))
+    roll *= draw_sign(rng)
+    camera_pitch = rng.uniform(-4, 16)
+    root = _rotation(2, roll) @ _rotation(0, camera_pitch) @ _rotation(1, yaw)
+    pelvis = root @ _rotation(0, pelvis_pitch)
+    tilt, twist, head_yaw, head_pitch, head_tilt = draw_angles(rng, ((0, 8), (0, 10), (0, 20), (2, 10), (0, 8)))
+    chest = pelvis @ _rotation(0, spine_pitch) @ _rotation(2, tilt) @ _rotation(1, twist)
+    # People tend to look ahead: the head takes back part of the trunk's pitch.
+    look = head_pitch - 0.5 * (pelvis_pitch + spine_pitch)
+    head = chest @ _rotation(1, head_yaw) @ _rotation(0, look) @ _rotation(2, head_tilt)
+
+    points = {"pelvis": np.zeros(3)}
+    points["waist"] = pelvis @ (0, 0.11, 0)
+    points["chest"] = points["waist"] + chest @ (0, 0.17, 0)
+    points["neck"] = points["chest"] + chest @ (0, 0.02, 0)
+    points["chin"] = points["neck"] + 0.5 * (chest + head) @ (0, 0.065, 0.008)
+    skull = _SKULL_RADII * (max(head_scale, 0.92) * 1.06)
+    points["head"] = points["chin"] + head @ (skull * (0, 0.8, 0.12))
+    for name, direction in FACE.items():
+        points[name] = points["head"] + head @ (skull * direction * _FACE_REACH[name])
+
+    first_arm = _draw_arm(rng)
+    second_arm = first_arm if rng.random() < _BOTH_ARMS_ALIKE else _draw_arm(rng)
+    legs = stance.legs if rng.random() < 0.5 else stance.legs[::-1]
+    for side, sign, arm, leg in (("left", 1, first_arm, legs[0]), ("right", -1, second_arm, legs[1])):
+        shoulder = points["chest"] + chest @ (sign * half_shoulders, -0.012, 0)
+        for name, point in _arm_points(sign, shoulder, chest, draw_angles(rng, arm), long_arms).items():
+            points[f"{side}_{name}"] = point
+        hip = pelvis @ (sign * half_hips, -0.01, 0)
+        flexion, *others = draw_angles(rng, leg)
+        leg_angles = [flexion + pelvis_pitch, *others, rng.normal(6, 8)]
+        for name, point in _leg_points(sign, hip, pelvis, leg_angles, long_legs).items():
+            points[f"{side}_{name}"] = point
+
+    trunk = _TRUNK.copy()
+    widen = (half_hips / _HALF_HIPS, rng.uniform(0.85, 1.08), half_shoulders / _HALF_SHOULDERS)
+    trunk[:, 1] *= np.interp(trunk[:, 0], (0, 0.5, 1), widen)
+    trunk[:8, 1:] *= girth  # not the neckline
+    return Body(points, pelvis, chest, head, skull, girth, trunk, stance.seated and abs(roll) < 15)
+
+
+def _draw_arm(rng: np.random.Generator) -> Angles:
+    return _ARMS[draw_one(rng, [share for share, _ in _ARMS])][1]
+
+
+def _arm_points(
+    sign: int, shoulder: np.ndarray, chest: np.ndarray, angles: list[float], length: float
+) -> dict[str, np.ndarray]:
+    """Points [3] of the left (`sign` 1) or right (-1) arm; `angles` as in _ARMS, `length` relative to the average."""
+    flexion, abduction, turn, elbow = angles
+    upper = chest @ _rotation(0, -flexion) @ _rotation(2, sign * abduction) @ _rotation(1, sign * turn)
+    fore = upper @ _rotation(0, -min(max(elbow, 0), 150))
+    points = {"shoulder": shoulder}
+    points["elbow"] = shoulder + upper @ (0, -0.165 * length, 0)
+    points["wrist"] = points["elbow"] + fore @ (0, -0.14 * length, 0)
+    points["palm"] = points["wrist"] + fore @ (0, -0.012, 0)
+    points["fingers"] = points["wrist"] + fore @ (0, -0.068, 0.008)
+    points["thumb"] = points["wrist"] + fore @ (-sign * 0.012, -0.045, 0.035)
+    return points
+
+
+def _leg_points(
+    sign: int, hip: np.ndarray, pelvis: np.ndarray, angles: list[float], length: float
+) -> dict[str, np.ndarray]:
+    """Points [3] of the left (`sign` 1) or right (-1) leg; `angles` as in _STRAIGHT and that of the foot."""
+    flexion, abduction, turn, knee, lowered = angles
+    thigh = pelvis @ _rotation(0, -flexion) @ _rotation(2, sign * abduction) @ _rotation(1, sign * turn)
+    shin = thigh @ _rotation(0, min(max(knee, 0), 145))
+    foot = shin @ _rotation(0, lowered)
+    points = {"hip": hip}
+    points["knee"] = hip + thigh @ (0, -0.235 * length, 0)
+    points["ankle"] = points["knee"] + shin @ (0, -0.225 * length, 0)
+    points["heel"] = points["ankle"] + foot @ (0, -0.020, -0.012)
+    points["toes"] = points["ankle"] + foot @ (sign * 0.008, -0.028, 0.095)
+    return points
+
+
+def _rotation(axis: int, degrees: float) -> np.ndarray:
+    """Right-handed rotation about axis 0, 1 or 2."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    if axis == 0:
+        return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    if axis == 1:
+        return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
