@@ -18,8 +18,9 @@ from ml_collections import config_flags
 
 from vitpose_jax import draw
 from vitpose_jax.data import datasets
-from vitpose_jax.evaluation import metrics
 from vitpose_jax.evaluation.predict import Evaluator
+from vitpose_jax.evaluation.results import write_results
+from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.training import checkpoint, sharding
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose data sets to evaluate on, in configs/.")
@@ -68,12 +69,12 @@ def evaluate(
         )  # fmt: skip
         evaluation = evaluator(loaded.variables)
         found[name] = evaluation.metrics
-        metrics.write_results(folder / f"results_{name}.json", evaluation.results)
+        write_results(folder / f"results_{name}.json", evaluation.results)
         draw.save_image(folder / f"predictions_{name}.jpg", evaluator.picture(loaded.variables))
         if mean_pose:
             train_split = datasets.open_split(section.dir, section.train_split)
             found[f"{name} (mean pose)"] = evaluator.mean_pose(train_split).metrics
-    metrics.print_metrics(found)
+    print_metrics(found)
     _write_table(folder / "eval.json", found)
     print(f"metrics:  {folder / 'eval.json'}")
     for name in sections:
@@ -99,7 +100,7 @@ def _short(values: Mapping[str, float]) -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Orbax tells how it opens a folder
     try:
         evaluate(_CONFIG.value, str(_CHECKPOINT.value), _WORKDIR.value, mean_pose=_MEAN_POSE.value)
     except (ValueError, FileNotFoundError) as error:

@@ -24,8 +24,8 @@ from tqdm import tqdm
 from vitpose_jax import draw, interrupt
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.data.augment import Augment
-from vitpose_jax.evaluation import metrics as scores
 from vitpose_jax.evaluation.predict import Evaluator, check_decoder
+from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import checkpoint, optimizer, sharding, tasks
@@ -187,7 +187,7 @@ def evaluate(
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw.save_image(picture, evaluator.picture(variables))
     if results:
-        scores.print_metrics(results)
+        print_metrics(results)
     return {f"{name}/{metric}": value for name, found in results.items() for metric, value in found.items()}
 
 
@@ -280,7 +280,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     config = _CONFIG.value
-    logging.set_verbosity(logging.WARNING)  # Orbax tells a dozen lines about every save
+    logging.set_verbosity(logging.ERROR)  # Orbax tells a dozen lines about every save
     try:
         train(config, _WORKDIR.value or pathlib.Path("runs") / config.name)
     except interrupt.Stopped as stopped:

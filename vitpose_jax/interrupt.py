@@ -1,7 +1,13 @@
-"""Stopping long work cleanly: a signal is noted, the work saves at its next good moment and stops."""
+"""Stopping long work cleanly.
 
+`Guard`: a signal is noted, the work saves at its next good moment and stops. `sigterm_like_ctrl_c`: for work that can
+be cut off anywhere, because all that it has finished is on the disk.
+"""
+
+import contextlib
 import signal
 import types
+from collections.abc import Iterator
 
 
 class Stopped(Exception):
@@ -39,3 +45,17 @@ class Guard:
             raise KeyboardInterrupt
         self.requested, self.signal_number = True, number
         print("\nstopping after this step; once more Ctrl-C to stop at once", flush=True)
+
+
+@contextlib.contextmanager
+def sigterm_like_ctrl_c() -> Iterator[None]:
+    """Within this context SIGTERM raises KeyboardInterrupt, as Ctrl-C does anyway."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -10,7 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from vitpose_jax import keypoints
-from vitpose_jax.evaluation.metrics import COCO_METRICS, Predictions, coco_metrics, coco_results, write_results
+from vitpose_jax.evaluation.coco import COCO_METRICS, coco_metrics
+from vitpose_jax.evaluation.results import Predictions, coco_results, write_results
 
 SIGMAS = keypoints.COCO.sigmas
 

@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 
 from tests import tolerances
-from vitpose_jax.evaluation.metrics import (
-    Predictions,
-    coco_metrics,
-    coco_results,
-    oks_matrix,
-    oks_nms,
-    soft_oks_nms,
-)
+from vitpose_jax.evaluation.coco import coco_metrics
+from vitpose_jax.evaluation.results import Predictions, coco_results
+from vitpose_jax.evaluation.suppression import oks_matrix, oks_nms, soft_oks_nms
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 RECORDED = json.loads((GOLDEN / "metrics.json").read_text())

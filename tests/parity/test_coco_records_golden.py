@@ -9,6 +9,8 @@ import pytest
 from tests import tolerances
 from vitpose_jax import geometry, keypoints
 from vitpose_jax.data import datasets
+from vitpose_jax.data.coco_format import read_coco
+from vitpose_jax.data.tables import Images, Instances
 
 GOLDEN = dict(np.load(pathlib.Path(__file__).resolve().parent.parent / "golden" / "coco_records.npz"))
 INSTANCES = sorted({tuple(key.split("/")[1:3]) for key in GOLDEN if key.startswith("instances/")})
@@ -24,7 +26,7 @@ def assert_boxes_equal(bbox_xywh: np.ndarray, center: np.ndarray, scale: np.ndar
 @pytest.mark.parametrize(("file_name", "person"), INSTANCES)
 def test_annotated_instances(tmp_path, file_name, person):
     (tmp_path / "annotations.json").write_text(str(GOLDEN["annotations"]))
-    read = datasets.read_coco(tmp_path / "annotations.json", keypoints.COCO)
+    read = read_coco(tmp_path / "annotations.json", keypoints.COCO)
     assert not read.faults
     image = read.images.file_name.tolist().index(file_name)
     (row,) = np.flatnonzero((read.instances.image == image) & (read.instances.bbox_id == int(person)))
@@ -44,12 +46,12 @@ def test_detector_boxes(tmp_path, threshold):
         data_dir=tmp_path,
         name="val",
         dataset=datasets.DATASETS["coco"],
-        images=datasets.Images(
+        images=Images(
             image_id=image_ids,
             file_name=np.array([f"{image_id:012d}.jpg" for image_id in image_ids]),
             size=np.full((len(image_ids), 2), 640),
         ),
-        instances=datasets.Instances(*[np.zeros(0)] * 8),
+        instances=Instances(*[np.zeros(0)] * 8),
         skipped_image_ids=np.zeros(0, np.int64),
         annotation_file=path,
         detection_file=path,

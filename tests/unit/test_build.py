@@ -5,61 +5,18 @@ import os
 import pathlib
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from tests.coco_folder import DETECTIONS_JSON, TRAIN_JSON, VAL_JSON, edit, write_coco
 from vitpose_jax import keypoints
 from vitpose_jax.data import build as builder
-from vitpose_jax.data import datasets
-
-TRAIN_JSON = "annotations/person_keypoints_train2017.json"
-VAL_JSON = "annotations/person_keypoints_val2017.json"
-DETECTIONS_JSON = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
-
-
-def write_coco(folder: pathlib.Path, *, train: int = 4, val: int = 3, people: int = 2, seed: int = 0) -> None:
-    """Writes a COCO folder of noise images with `people` instances each; the last image of each split has none."""
-    rng = np.random.default_rng(seed)
-    (folder / "annotations").mkdir(parents=True)
-    (folder / "person_detection_results").mkdir()
-    for split, count in (("train", train), ("val", val)):
-        (folder / f"{split}2017").mkdir()
-        content: dict[str, list] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
-        for number in range(count):
-            height, width = 48 + 8 * number, 64
-            image_id, name = 1000 * (split == "val") + number + 1, f"{number:012d}.jpg"
-            cv2.imwrite(str(folder / f"{split}2017" / name), rng.integers(0, 256, (height, width, 3), np.uint8))
-            content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
-            for person in range(people if number < count - 1 else 0):
-                points = rng.integers(0, 48, (17, 3))
-                points[:, 2] = rng.integers(0, 3, 17)
-                points[0, 2] = 2
-                content["annotations"].append(
-                    {
-                        "id": 100 * image_id + person,
-                        "image_id": image_id,
-                        "category_id": 1,
-                        "iscrowd": 0,
-                        "area": 300.5,
-                        "num_keypoints": 9,
-                        "bbox": [*rng.uniform(0, 20, 2).round(2), *rng.uniform(10, 40, 2).round(2)],
-                        "keypoints": points.ravel().tolist(),
-                    }
-                )
-        (folder / f"annotations/person_keypoints_{split}2017.json").write_text(json.dumps(content))
-    boxes = [
-        {"image_id": image["id"], "category_id": 1, "bbox": [-3.5, 2.0, 30.0, 41.5], "score": score}
-        for image in content["images"]
-        for score in (0.9, 0.2)
-    ]
-    boxes.append({**boxes[0], "category_id": 2})
-    (folder / DETECTIONS_JSON).write_text(json.dumps(boxes))
+from vitpose_jax.data import datasets, shards
+from vitpose_jax.data import source as downloaded
 
 
 @pytest.fixture
@@ -75,13 +32,6 @@ def out(tmp_path):
 
 def run(source, out, *arguments) -> int:
     return builder.main(["coco", "--source", str(source), "--out", str(out), *arguments])
-
-
-def edit(path: pathlib.Path, change) -> None:
-    """Changes a JSON file in place."""
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
@@ -119,41 +69,6 @@ def test_instances_are_those_of_the_annotation_file(source, out):
             split.images.image_id[split.instances.image[row]] == annotation["image_id"] == split.instances.image_id[row]
         )
         assert split.instances.area[row] == 300.5
-
-
-@pytest.mark.parametrize(
-    ("change", "bbox"),
-    [
-        ({"bbox": [10, 12, 21, 31]}, [10, 12, 20, 30]),  # both ends belong to the box
-        ({"bbox": [-5, -3, 21, 31]}, [0, 0, 20, 30]),  # moved in, not cut
-        ({"bbox": [50, 40, 100, 100]}, [50, 40, 13, 7]),  # the image is 64 x 48
-        ({"bbox": [10, 12, 1, 31]}, None),
-        ({"bbox": [64, 12, 20, 20]}, None),
-        ({"area": 0}, None),
-        ({"iscrowd": 1}, None),
-        ({"num_keypoints": 0}, None),
-        ({"keypoints": [0] * 51}, None),
-        ({"bbox": ...}, None),  # ...: without
-        ({"keypoints": ...}, None),
-        ({"area": ..., "num_keypoints": ..., "bbox": [10, 12, 21, 31]}, [10, 12, 20, 30]),
-    ],
-)
-def test_which_instances_are_usable_and_their_boxes(source, change, bbox):
-    def apply(content):
-        content["annotations"][0].update(change)
-        for key in [key for key, value in change.items() if value is ...]:
-            del content["annotations"][0][key]
-
-    content = json.loads((source / TRAIN_JSON).read_text())
-    apply(content)
-    (source / TRAIN_JSON).write_text(json.dumps(content))
-    read = datasets.read_coco(source / TRAIN_JSON, keypoints.COCO)
-    assert not read.faults
-    if bbox is None:
-        assert len(read.instances) == 5
-        assert read.instances.bbox_id[0] == 0  # counted after unusable ones have gone
-    else:
-        assert read.instances.bbox_xywh[0].tolist() == bbox
 
 
 def _drop(key):
@@ -236,6 +151,18 @@ def test_every_broken_image_is_named_and_skipped_only_on_request(source, out, ca
     assert "1001" in (out / builder.FAULTS_FILE).read_text()
 
 
+def test_images_whose_entries_are_broken_are_left_out_everywhere(source, out):
+    """Of the annotation file's images these are left out by their entries, not by their files."""
+    edit(source / VAL_JSON, lambda content: content["images"][1].pop("file_name"))
+    edit(source / VAL_JSON, lambda content: content["images"].append({**content["images"][0], "width": 1}))  # same id
+    edit(source / VAL_JSON, lambda content: content["images"].append("no object"))
+    assert run(source, out, "--skip-broken") == 0
+    split = datasets.open_split(out, "val")
+    assert split.images.image_id.tolist() == [1001, 1003]
+    assert split.skipped_image_ids.tolist() == [1002]
+    assert set(datasets.detection_boxes(split).image_id.tolist()) == {1001, 1003}
+
+
 def test_a_long_report_is_capped_and_written_in_full(source, out, capsys):
     edit(source / TRAIN_JSON, lambda content: content["annotations"].extend([{"id": n} for n in range(30)]))
     assert run(source, out) == 2
@@ -259,10 +186,10 @@ def test_an_unreadable_annotation_file_is_one_sentence(source, out, capsys, text
 
 
 def test_a_stopped_build_continues_and_ends_like_one_in_one_go(source, out, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(builder, "SHARD_BYTES", 1)  # one image per shard
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)  # one image per shard
     assert run(source, tmp_path / "in one go") == 0
 
-    read, calls = builder._read_image, []
+    read, calls = downloaded.read_image, []
 
     def read_and_stop(*arguments):
         calls.append(arguments)
@@ -270,7 +197,7 @@ def test_a_stopped_build_continues_and_ends_like_one_in_one_go(source, out, tmp_
             os.kill(os.getpid(), signal.SIGTERM)
         return read(*arguments)
 
-    monkeypatch.setattr(builder, "_read_image", read_and_stop)
+    monkeypatch.setattr(downloaded, "read_image", read_and_stop)
     assert run(source, out) == 130
     assert "same command again" in capsys.readouterr().err
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("*.array_record*")}
@@ -302,7 +229,7 @@ def test_a_full_disk_is_one_sentence(source, out, monkeypatch, capsys):
         def close(self):
             raise RuntimeError("No space left on device")
 
-    monkeypatch.setattr(builder, "ArrayRecordWriter", FullDisk)
+    monkeypatch.setattr(shards, "ArrayRecordWriter", FullDisk)
     assert run(source, out) == 1
     assert "could not be written: No space left on device" in capsys.readouterr().err.splitlines()[-1]
     assert list(contents(out)) == [datasets.BUILD_FILE]
@@ -311,7 +238,7 @@ def test_a_full_disk_is_one_sentence(source, out, monkeypatch, capsys):
 
 
 def test_a_stopped_build_does_not_continue_from_changed_images(source, out, monkeypatch, capsys):
-    monkeypatch.setattr(builder, "_write_tfds_metadata", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(shards, "write_metadata", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert run(source, out) == 130
     monkeypatch.undo()
     file = source / "val2017/000000000000.jpg"
@@ -398,34 +325,6 @@ def test_detector_boxes_are_taken_as_they_are(source, out, tmp_path):
             datasets.detection_boxes(split, other)
     with pytest.raises(ValueError, match="without detector boxes"):
         datasets.detection_boxes(datasets.open_split(out, "train"))
-
-
-def test_image_size_is_that_of_the_decoded_image():
-    image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
-    jpeg, png = (cv2.imencode(suffix, image)[1].tobytes() for suffix in (".jpg", ".png"))
-    progressive = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
-    for data in (jpeg, png, progressive, jpeg + b"what cameras append"):
-        assert builder.image_size(data) == (24, 40)
-
-    def with_exif(data: bytes, orientation: int) -> bytes:
-        entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
-        body = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
-        thumbnail = body + b"\xff\xd8 a whole little image \xff\xd9"
-        return data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
-
-    assert builder.image_size(with_exif(jpeg, 1)) == (24, 40)
-    assert builder.image_size(with_exif(jpeg, 6)) == (40, 24)
-    for data in (
-        jpeg[:-2],
-        jpeg[: len(jpeg) // 2],
-        jpeg[:30],
-        progressive[:-40],
-        with_exif(jpeg, 6)[:-9],
-        b"",
-        b"text",
-    ):
-        with pytest.raises(ValueError):
-            builder.image_size(data)
 
 
 def test_photographs(samples_dir, out):

@@ -8,9 +8,11 @@ import pytest
 import rich.console
 
 from vitpose_jax import keypoints
-from vitpose_jax.evaluation import metrics
 from vitpose_jax.evaluation.baseline import mean_pose, predict_mean_pose
-from vitpose_jax.evaluation.metrics import Predictions, coco_metrics, coco_results
+from vitpose_jax.evaluation.coco import COCO_METRICS, NOTHING_TO_MEASURE, coco_metrics
+from vitpose_jax.evaluation.results import SUPPRESSIONS, Predictions, coco_results, rescore, write_results
+from vitpose_jax.evaluation.suppression import oks_matrix, oks_nms, soft_oks_nms
+from vitpose_jax.evaluation.table import print_metrics
 
 SIGMAS = keypoints.COCO.sigmas
 K = len(SIGMAS)
@@ -69,7 +71,7 @@ def annotation_file(tmp_path):
 
 def test_rescore_averages_keypoints_above_the_threshold_only():
     scores = np.array([[0.2, 0.4, 0.8], [0.1, 0.2, 0.0], [0.5, 0.5, 0.5]])
-    rescored = metrics.rescore(scores, np.array([0.5, 1.0, 1.0]), min_keypoint_score=0.2)
+    rescored = rescore(scores, np.array([0.5, 1.0, 1.0]), min_keypoint_score=0.2)
     np.testing.assert_allclose(rescored, [0.5 * 0.6, 0.0, 0.5])
 
 
@@ -77,7 +79,7 @@ def test_oks_is_one_for_itself_symmetric_and_falls_with_distance():
     rng = np.random.default_rng(0)
     person = _person(rng)[0]
     people = np.stack([person, person + 2, person + 4])
-    oks = metrics.oks_matrix(people, np.full(3, 5000.0), SIGMAS)
+    oks = oks_matrix(people, np.full(3, 5000.0), SIGMAS)
     np.testing.assert_allclose(np.diag(oks), 1)
     np.testing.assert_allclose(oks, oks.T)
     assert oks[0, 1] > oks[0, 2] > 0
@@ -86,7 +88,7 @@ def test_oks_is_one_for_itself_symmetric_and_falls_with_distance():
 def test_oks_of_a_known_distance():
     person = np.zeros((1, K, 2))
     moved = person + np.array([3.0, 4.0])  # every keypoint by 5 px
-    oks = metrics.oks_matrix(np.concatenate([person, moved]), np.array([400.0, 600.0]), SIGMAS)
+    oks = oks_matrix(np.concatenate([person, moved]), np.array([400.0, 600.0]), SIGMAS)
     expected = np.mean([np.exp(-(5**2) / (2 * (2 * sigma) ** 2 * 500)) for sigma in SIGMAS])
     assert oks[0, 1] == pytest.approx(expected, rel=1e-12)
 
@@ -95,9 +97,9 @@ def test_nms_keeps_the_better_of_two_equal_people_and_all_distinct_ones():
     rng = np.random.default_rng(1)
     first, second = _person(rng, 2)
     people = np.stack([first, second, first + 0.1])
-    kept = metrics.oks_nms(people, np.array([0.5, 0.6, 0.9]), np.full(3, 1e4), SIGMAS)
+    kept = oks_nms(people, np.array([0.5, 0.6, 0.9]), np.full(3, 1e4), SIGMAS)
     np.testing.assert_array_equal(kept, [2, 1])
-    soft = metrics.soft_oks_nms(people, np.array([0.8, 0.6, 0.9]), np.full(3, 1e4), SIGMAS)
+    soft = soft_oks_nms(people, np.array([0.8, 0.6, 0.9]), np.full(3, 1e4), SIGMAS)
     np.testing.assert_array_equal(soft, [2, 1, 0])  # the near-copy moves to the end
 
 
@@ -106,9 +108,9 @@ def test_a_suppressed_person_suppresses_nobody():
     step = np.array([10.0, 0.0])  # neighbours are too close to each other, the outer two are not
     people = np.stack([person, person + step, person + 2 * step])
     areas = np.full(3, 5e4)
-    oks = metrics.oks_matrix(people, areas, SIGMAS)
+    oks = oks_matrix(people, areas, SIGMAS)
     threshold = (oks[0, 1] + oks[0, 2]) / 2
-    kept = metrics.oks_nms(people, np.array([0.9, 0.8, 0.7]), areas, SIGMAS, threshold=threshold)
+    kept = oks_nms(people, np.array([0.9, 0.8, 0.7]), areas, SIGMAS, threshold=threshold)
     np.testing.assert_array_equal(kept, [0, 2])
 
 
@@ -122,7 +124,7 @@ def test_a_repeated_instance_counts_once_and_the_first_row_wins():
     np.testing.assert_array_equal(firsts, people[[2, 0, 1], 0])  # by id within an image; row 3 repeats row 0
 
 
-@pytest.mark.parametrize("suppression", metrics.SUPPRESSIONS)
+@pytest.mark.parametrize("suppression", SUPPRESSIONS)
 def test_no_predictions_give_no_results(suppression):
     assert coco_results(_predictions(np.zeros((0, K, 2))), sigmas=SIGMAS, suppression=suppression) == []
 
@@ -131,7 +133,17 @@ def test_no_results_score_zero(annotation_file):
     path = annotation_file(_annotations(_person(np.random.default_rng(3))))
     values = coco_metrics(path, [], sigmas=SIGMAS)
     assert values["AP"] == values["AR"] == 0
-    assert values["AP (L)"] == metrics.NOTHING_TO_MEASURE  # the one person is of medium size
+    assert values["AP (L)"] == NOTHING_TO_MEASURE  # the one person is of medium size
+
+
+def test_people_on_images_that_were_left_out_are_no_misses(annotation_file):
+    people = _person(np.random.default_rng(13), 3)
+    path = annotation_file(_annotations(people, image_ids=[1, 1, 2]))
+    found = coco_results(_predictions(people[:2]), sigmas=SIGMAS)  # both of image 1, nobody of image 2
+    assert coco_metrics(path, found, sigmas=SIGMAS)["AR"] == pytest.approx(2 / 3)
+    assert coco_metrics(path, found, sigmas=SIGMAS, left_out_image_ids=[2])["AR"] == 1
+    assert coco_metrics(path, found, sigmas=SIGMAS, left_out_image_ids=[1])["AR"] == 0
+    assert coco_metrics(path, found, sigmas=SIGMAS, left_out_image_ids=[1, 2])["AR"] == NOTHING_TO_MEASURE
 
 
 @pytest.mark.parametrize("first_id", [0, 1])
@@ -142,7 +154,7 @@ def test_exact_keypoints_score_one(annotation_file, capsys, first_id):
     path = annotation_file(_annotations(people, image_ids=image_ids, first_id=first_id))
     results = coco_results(_predictions(people, image_ids=image_ids), sigmas=SIGMAS)
     values = coco_metrics(path, results, sigmas=SIGMAS)
-    assert list(values) == list(metrics.COCO_METRICS)
+    assert list(values) == list(COCO_METRICS)
     assert values["AP"] == pytest.approx(1)
     assert values["AR"] == 1
     assert capsys.readouterr().out == ""
@@ -220,7 +232,7 @@ def test_broken_predictions_are_refused():
 
 def test_results_file_round_trip(tmp_path):
     results = coco_results(_predictions(_person(np.random.default_rng(11), 2).astype(np.float32)), sigmas=SIGMAS)
-    metrics.write_results(tmp_path / "results.json", results)
+    write_results(tmp_path / "results.json", results)
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
@@ -245,7 +257,7 @@ def test_mean_pose_ignores_unlabelled_keypoints_and_fits_any_box():
 def test_printed_table_shows_values_beside_published_ones():
     out = io.StringIO()
     measured = {"coco": {"AP": 0.7579, "AP (M)": -1.0}, "mpii": {"PCKh": 93.1}}
-    metrics.print_metrics(measured, {"coco": {"AP": 0.758}}, console=rich.console.Console(file=out, width=80))
+    print_metrics(measured, {"coco": {"AP": 0.758}}, console=rich.console.Console(file=out, width=80))
     words = [line.split() for line in out.getvalue().splitlines()]
     assert ["coco", "AP", "0.758", "0.758", "-0.000"] in words
     assert ["AP", "(M)", "–"] in words

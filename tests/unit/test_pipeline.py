@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from test_build import write_coco
 
+from tests.coco_folder import write_coco
 from vitpose_jax import geometry
 from vitpose_jax.data import build, datasets, pipeline
 from vitpose_jax.data.augment import Augment
@@ -149,8 +149,7 @@ def test_the_jitter_of_the_centre_is_fixed_for_a_run_unless_asked(train):
 
 
 def test_a_single_instance_makes_a_stream(train):
-    one = {key: column[:1] for key, column in vars(train.instances).items()}
-    single = dataclasses.replace(train, instances=datasets.Instances(**one))
+    single = dataclasses.replace(train, instances=train.instances.take(slice(1)))
     batches = global_batches([pipeline.TrainSource(single, Augment())], 2)
     assert batches[0]["image"].any()
 
@@ -189,8 +188,7 @@ def test_evaluation_decodes_each_image_once(val, monkeypatch):
     monkeypatch.setattr(pipeline, "_DECODED_IMAGES", 1)
     monkeypatch.setattr(geometry, "decode_jpeg", lambda data: decoded.append(data) or original(data))
     boxes = datasets.detection_boxes(val)
-    shuffled = np.random.default_rng(0).permutation(len(boxes))
-    boxes = datasets.Instances(**{key: column[shuffled] for key, column in vars(boxes).items()})
+    boxes = boxes.take(np.random.default_rng(0).permutation(len(boxes)))
     arguments = {"crop_size": CROP_SIZE, "udp": True, "batch_size": 3, "num_threads": 1}
     assert sum(batch["valid"].sum() for batch in pipeline.eval_stream(boxes, val, **arguments)) == 8
     assert len(decoded) == 4
@@ -216,7 +214,7 @@ def test_a_broken_image_in_the_store_is_named(train):
 
 def test_arguments_that_do_not_fit(train, val):
     source = pipeline.TrainSource(train, Augment())
-    empty = datasets.Instances(**{key: column[:0] for key, column in vars(train.instances).items()})
+    empty = train.instances.take(slice(0))
     for sources, arguments, words in (
         ([], {}, "at least one source"),
         ([dataclasses.replace(source, weight=0.0)], {}, "weight above 0"),

@@ -27,7 +27,8 @@ from absl import flags
 
 from vitpose_jax import geometry
 from vitpose_jax.data.augment import Augment, train_transform
-from vitpose_jax.data.datasets import Instances, Split
+from vitpose_jax.data.datasets import Split
+from vitpose_jax.data.tables import Instances
 from vitpose_jax.types import EvalCrop, Record, TrainCrop
 
 # Decoded images that an evaluation stream keeps in each of its processes. Boxes come ordered by image, and the threads

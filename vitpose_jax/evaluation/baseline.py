@@ -5,7 +5,7 @@ A model that has learned anything beats it, so its average precision is the hone
 
 import numpy as np
 
-from vitpose_jax.evaluation.metrics import Predictions
+from vitpose_jax.evaluation.results import Predictions
 
 
 def mean_pose(keypoints: np.ndarray, bbox_xywh: np.ndarray) -> np.ndarray:

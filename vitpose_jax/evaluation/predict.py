@@ -12,8 +12,11 @@ from jax.sharding import Mesh
 
 from vitpose_jax import codec, draw, geometry
 from vitpose_jax.data import pipeline
-from vitpose_jax.data.datasets import Instances, Split, detection_boxes
-from vitpose_jax.evaluation import baseline, metrics
+from vitpose_jax.data.datasets import Split, detection_boxes
+from vitpose_jax.data.tables import Instances
+from vitpose_jax.evaluation import baseline
+from vitpose_jax.evaluation.coco import coco_metrics
+from vitpose_jax.evaluation.results import Predictions, coco_results
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import sharding
@@ -145,7 +148,7 @@ class Evaluator:
             progress: show a progress bar.
         """
         keypoints, scores, _ = self._run(variables, self.instances, progress=progress)
-        return self._score(metrics.Predictions(keypoints=keypoints, scores=scores, **self._identity(self.instances)))
+        return self._score(Predictions(keypoints=keypoints, scores=scores, **self._identity(self.instances)))
 
     def mean_pose(self, train_split: Split) -> Evaluation:
         """What predicting the training set's mean pose in every box scores: the zero of this evaluation."""
@@ -238,10 +241,13 @@ class Evaluator:
             "category_ids": np.ones(len(instances), np.int64),
         }
 
-    def _score(self, predictions: metrics.Predictions) -> Evaluation:
+    def _score(self, predictions: Predictions) -> Evaluation:
         sigmas = self.keypoint_set.sigmas
-        results = metrics.coco_results(predictions, sigmas=sigmas, **self._scoring)
-        return Evaluation(metrics.coco_metrics(self.split.annotation_file, results, sigmas=sigmas), results)
+        results = coco_results(predictions, sigmas=sigmas, **self._scoring)
+        metrics = coco_metrics(
+            self.split.annotation_file, results, sigmas=sigmas, left_out_image_ids=self.split.skipped_image_ids.tolist()
+        )
+        return Evaluation(metrics, results)
 
 
 def check_decoder(model: ViTPose, split: Split, dataset: str) -> None:

@@ -245,14 +245,25 @@ _BEST_KEY = "best_metric"
 
 
 def _manager(folder: epath.Path, *, keep_last: int | None) -> ocp.CheckpointManager:
-    """Opens a folder of steps: for writing, or (keep_last None) for reading only."""
+    """Opens a folder of steps: for writing, or (keep_last None) for reading any part of a state."""
     if keep_last is None:
-        return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True, create=False))
-    best = preservation_policy.BestN(
-        get_metric_fn=lambda metrics: metrics[_BEST_KEY], n=1, keep_checkpoints_without_metrics=False
-    )
+        return ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(read_only=True, create=False, best_fn=_best),
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "model": ocp.JsonCheckpointHandler()},
+        )
+    best = preservation_policy.BestN(get_metric_fn=_best, n=1, keep_checkpoints_without_metrics=False)
     policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(keep_last), best])
-    return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(preservation_policy=policy))
+    return ocp.CheckpointManager(
+        folder,
+        # Orbax stores metrics only where it is told how to compare them.
+        options=ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_best),
+        item_handlers={"state": ocp.StandardCheckpointHandler(), "model": ocp.JsonCheckpointHandler()},
+    )
+
+
+def _best(metrics: Mapping[str, float]) -> float:
+    return metrics[_BEST_KEY]
 
 
 def _find(path: str | os.PathLike) -> tuple[epath.Path, int | None]:

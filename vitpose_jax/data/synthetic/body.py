@@ -119,7 +119,7 @@ class Body:
 def draw_body(rng: np.random.Generator) -> Body:
     """A person of random build, in a random pose, seen from a random side."""
     stance = _STANCES[draw_one(rng, [s.share for s in _STANCES])]
-    girth = float(np.clip(rng.normal(1.06, 0.12), 0.85, 1.4))
+    girth = float(np.clip(rng.normal(1.15, 0.12), 0.9, 1.5))
     head_scale, long_legs, long_arms = (1 + 0.06 * rng.standard_normal(3)).tolist()
     half_shoulders = _HALF_SHOULDERS * (1 + 0.07 * rng.standard_normal())
     half_hips = _HALF_HIPS * (1 + 0.08 * rng.standard_normal())

@@ -1,0 +1,32 @@
+"""The whole way on real photographs: a small model learns 28 of them by heart and is scored by eval.py."""
+
+import pytest
+
+import eval as eval_script
+from configs import common
+from train import train
+from vitpose_jax.data import build
+
+
+@pytest.mark.slow
+def test_a_small_model_learns_the_photographs_by_heart(samples_dir, tmp_path):
+    """Official JSON and JPEG files, ArrayRecord, training without augmentation, checkpoint, eval.py: AP at least 0.95."""
+    build.build("coco", samples_dir / "coco", tmp_path / "coco", splits=["train"])
+    config = common.get_config()
+    config.name = "by_heart"
+    config.datasets.coco.update(dir=str(tmp_path / "coco"), eval_split="train")
+    config.model.update(
+        embed_dim=192, depth=4, num_heads=3, mlp_dim=384, image_size=(128, 96), ratio=2, deconv_filters=32,
+        scan_unroll=4, dtype="float32",
+    )  # fmt: skip
+    config.augment.update(
+        flip_prob=0.0, half_body_prob=0.0, scale_factor=0.0, rotation_prob=0.0, center_jitter_prob=0.0
+    )
+    config.codec.update(sigma=1.5, blur_kernel=7)
+    config.optimizer.update(weight_decay=0.0, b2=0.98)
+    config.schedule.update(kind="cosine", learning_rate=2e-3, warmup_steps=50)
+    config.train.update(batch_size=43, epochs=500, eval_every_epochs=0)
+    config.eval.update(batch_size=43, boxes="annotations", flip_test=False)
+    train(config, tmp_path / "run")
+    found = eval_script.evaluate(config, tmp_path / "run")
+    assert found["coco"]["AP"] >= 0.95

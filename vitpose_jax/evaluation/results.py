@@ -1,0 +1,166 @@
+"""From predicted keypoints to COCO's list of results: rescore, suppress repeated people, write.
+
+    predictions = Predictions(keypoints=…, scores=…, …)          # what the model said, in image pixels
+    results = coco_results(predictions, sigmas=COCO.sigmas)      # the list that the COCO server reads
+    metrics = coco_metrics(annotation_file, results, sigmas=COCO.sigmas)
+    print_metrics({"coco": metrics}, published={"coco": {"AP": 0.758}})
+
+This file holds the first two steps; `coco` and `table` the others.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vitpose_jax.evaluation.suppression import oks_nms, soft_oks_nms
+
+SUPPRESSIONS = ("oks", "soft_oks", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model predicted for the P boxes of an evaluation set, in any order.
+
+    Attributes:
+        keypoints: float [P, K, 2], x and y in image pixels.
+        scores: float [P, K], one per keypoint.
+        box_cxcywh: float [P, 4], the padded region that the crop showed, image pixels. Its area is the scale of OKS
+            between predictions.
+        bbox_scores: float [P], the detector's score, or 1 for an annotated box.
+        image_ids: int [P].
+        instance_ids: int [P], one per box. A repeated id within an image (a sampler's padding) counts once.
+        category_ids: int [P], the annotation file's category of each instance.
+
+    Raises:
+        ValueError: the shapes disagree, or a value is not finite.
+    """
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    box_cxcywh: np.ndarray
+    bbox_scores: np.ndarray
+    image_ids: np.ndarray
+    instance_ids: np.ndarray
+    category_ids: np.ndarray
+
+    def __post_init__(self):
+        people, keypoints = np.shape(self.scores) if np.ndim(self.scores) == 2 else (len(self.scores), "K")
+        expected = {
+            "keypoints": (people, keypoints, 2),
+            "scores": (people, keypoints),
+            "box_cxcywh": (people, 4),
+            **dict.fromkeys(("bbox_scores", "image_ids", "instance_ids", "category_ids"), (people,)),
+        }
+        for field, shape in expected.items():
+            if np.shape(getattr(self, field)) != shape:
+                raise ValueError(f"predictions: {field} has shape {np.shape(getattr(self, field))}, expected {shape}")
+        for field in ("keypoints", "scores", "box_cxcywh", "bbox_scores"):
+            bad = int(np.count_nonzero(~np.isfinite(getattr(self, field))))
+            if bad:
+                raise ValueError(
+                    f"predictions: {bad} values of {field} are not finite; the model's weights or input are broken"
+                )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """float64 [P]: width times height of `box_cxcywh`, square image pixels."""
+        return np.prod(np.asarray(self.box_cxcywh, np.float64)[:, 2:], axis=1)
+
+    def rows_by_image(self) -> list[np.ndarray]:
+        """Rows of each image's instances: images as they first appear, instances by id, the first row of an id only."""
+        _, first_row, image = np.unique(self.image_ids, return_index=True, return_inverse=True)
+        appearance = first_row[image]
+        rows = np.lexsort((self.instance_ids, appearance))
+        image_and_id = np.stack([appearance[rows], np.asarray(self.instance_ids)[rows]])
+        is_new = np.any(np.diff(image_and_id, prepend=-1) != 0, axis=0)  # the first row, too: appearance is never -1
+        rows = rows[is_new]
+        return np.split(rows, np.flatnonzero(np.diff(appearance[rows])) + 1)
+
+
+def rescore(scores: np.ndarray, bbox_scores: np.ndarray, *, min_keypoint_score: float = 0.2) -> np.ndarray:
+    """Score of each instance, to rank it among all others: how sure its keypoints are, times how sure its box is.
+
+    Args:
+        scores: float [P, K], keypoint scores.
+        bbox_scores: float [P].
+        min_keypoint_score: only keypoints above this score enter the mean.
+
+    Returns:
+        float64 [P], 0 where no keypoint is above `min_keypoint_score`.
+
+    Source: topdown_coco_dataset.py::evaluate.
+    """
+    scores = np.asarray(scores, np.float64)
+    counted = scores > min_keypoint_score
+    mean = np.sum(scores * counted, axis=1) / np.maximum(np.count_nonzero(counted, axis=1), 1)
+    return mean * np.asarray(bbox_scores, np.float64)
+
+
+def coco_results(
+    predictions: Predictions,
+    *,
+    sigmas: Sequence[float],
+    suppression: str = "oks",
+    oks_threshold: float = 0.9,
+    min_keypoint_score: float = 0.2,
+) -> list[dict[str, Any]]:
+    """Rescored, suppressed predictions in COCO's results format, ready for `coco_metrics` and `write_results`.
+
+    Entries hold `image_id`, `category_id`, `keypoints` (3K numbers: x, y in image pixels, score) and `score`, but no
+    `bbox`: pycocotools takes a results file with boxes for one of a box detector and sizes its people by them.
+
+    Args:
+        predictions: the instances of an evaluation run.
+        sigmas: K constants of the keypoint set.
+        suppression: how repeated people go: "oks" (`oks_nms`), "soft_oks" (`soft_oks_nms`) or "none".
+        oks_threshold: threshold of the suppression.
+        min_keypoint_score: keypoints above it enter an instance's score, see `rescore`.
+
+    Raises:
+        ValueError: `suppression` is unknown, or `sigmas` are not as many as the keypoints.
+
+    Source: topdown_coco_dataset.py::evaluate.
+    """
+    if suppression not in SUPPRESSIONS:
+        raise ValueError(f"suppression {suppression!r}: expected one of {', '.join(SUPPRESSIONS)}")
+    num_keypoints = np.shape(predictions.scores)[1]
+    if num_keypoints != len(sigmas):
+        raise ValueError(f"predictions have {num_keypoints} keypoints, but {len(sigmas)} sigmas are given")
+    scores = rescore(predictions.scores, predictions.bbox_scores, min_keypoint_score=min_keypoint_score)
+    areas = predictions.areas
+    kept = []
+    for rows in predictions.rows_by_image():
+        image = (predictions.keypoints[rows], scores[rows], areas[rows], sigmas)
+        if suppression == "oks":
+            rows = rows[oks_nms(*image, threshold=oks_threshold)]
+        elif suppression == "soft_oks":
+            rows = rows[soft_oks_nms(*image, threshold=oks_threshold)]
+        kept.append(rows)
+    rows = np.concatenate(kept)
+    keypoints = np.concatenate([predictions.keypoints[rows], predictions.scores[rows][:, :, None]], axis=2)
+    columns = (
+        predictions.image_ids[rows].tolist(),
+        predictions.category_ids[rows].tolist(),
+        keypoints.reshape(len(rows), 3 * num_keypoints).tolist(),
+        scores[rows].tolist(),
+    )
+    return [
+        {"image_id": image_id, "category_id": category_id, "keypoints": flat, "score": score}
+        for image_id, category_id, flat, score in zip(*columns, strict=True)
+    ]
+
+
+def write_results(path: str | os.PathLike, results: Sequence[Mapping[str, Any]]) -> None:
+    """Write results as JSON, the file that the COCO evaluation server takes; an interrupted write leaves no file."""
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(results))
+    partial.replace(path)
