@@ -23,11 +23,6 @@ from vitpose_jax.evaluation.results import write_results
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.training import checkpoint, sharding
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose data sets to evaluate on, in configs/.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder (its best step is taken) or one step's folder.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; the checkpoint's run when not given.")
-_MEAN_POSE = flags.DEFINE_bool("mean_pose", False, "Also score predicting the training set's mean pose in every box.")
-
 
 def evaluate(
     config: ml_collections.ConfigDict,
@@ -102,11 +97,15 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.ERROR)  # Orbax tells how it opens a folder
     try:
-        evaluate(_CONFIG.value, str(_CHECKPOINT.value), _WORKDIR.value, mean_pose=_MEAN_POSE.value)
+        evaluate(flags.FLAGS.config, str(flags.FLAGS.checkpoint), flags.FLAGS.workdir, mean_pose=flags.FLAGS.mean_pose)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"eval.py: {error}") from error
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Experiment whose data sets to evaluate on, in configs/.")
+    flags.DEFINE_string("checkpoint", None, "A run's folder (its best step is taken) or one step's folder.")
+    flags.DEFINE_string("workdir", None, "Where to write; the checkpoint's run when not given.")
+    flags.DEFINE_bool("mean_pose", False, "Also score predicting the training set's mean pose in every box.")
     flags.mark_flags_as_required(["config", "checkpoint"])
     app.run(main)

@@ -34,9 +34,6 @@ from vitpose_jax.training.log import ScalarLog
 
 STEPS_AHEAD = 2  # updates that may be under way on the device before the host looks at the oldest one's loss
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment to run, a file in configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name of the config> when not given.")
-
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, float]:
     """Runs an experiment from its start, or from the last checkpoint in its folder, to its end.
@@ -279,10 +276,10 @@ def _leaves(section: dict, prefix: str = "") -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
-    config = _CONFIG.value
+    config = flags.FLAGS.config
     logging.set_verbosity(logging.ERROR)  # Orbax tells a dozen lines about every save
     try:
-        train(config, _WORKDIR.value or pathlib.Path("runs") / config.name)
+        train(config, flags.FLAGS.workdir or pathlib.Path("runs") / config.name)
     except interrupt.Stopped as stopped:
         print(stopped)
         raise SystemExit(stopped.exit_code) from None
@@ -291,5 +288,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Experiment to run, a file in configs/.")
+    flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name of the config> when not given.")
     flags.mark_flag_as_required("config")
     app.run(main)

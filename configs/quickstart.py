@@ -6,8 +6,8 @@
     python eval.py --config configs/quickstart.py --checkpoint runs/quickstart --mean_pose
 
 Expected: at least 0.70 AP on the 200 validation pictures with annotated boxes; the README says what was measured.
-Where it leaves the published recipe, it is to learn fast from random values: overlapping patches (1/8 features) of small
-crops, crops that are only mirrored, a high learning rate that falls along a cosine.
+Where it leaves the published recipe, it is to learn fast from random values: overlapping patches (1/8 features) of
+small crops, crops that are only mirrored, a high learning rate that falls along a cosine.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.augment.update(half_body_prob=0.0, scale_factor=0.0, rotation_prob=0.0, center_jitter_prob=0.0)
     config.codec.update(sigma=1.5, blur_kernel=7)
     config.optimizer.update(weight_decay=0.01, b2=0.98)
-    config.schedule.update(kind="cosine", learning_rate=5e-3, warmup_steps=100)
-    config.train.update(batch_size=32, epochs=7, log_every_steps=25, eval_every_epochs=0, keep_last=1)
+    config.schedule.update(kind="cosine", learning_rate=4e-3, warmup_steps=100)
+    config.train.update(batch_size=32, epochs=6, log_every_steps=25, eval_every_epochs=0, keep_last=1)
     config.eval.update(batch_size=64, boxes="annotations")
     return config

@@ -10,7 +10,7 @@ from vitpose_jax.data import build
 
 @pytest.mark.slow
 def test_a_small_model_learns_the_photographs_by_heart(samples_dir, tmp_path):
-    """Official JSON and JPEG files, ArrayRecord, training without augmentation, checkpoint, eval.py: AP at least 0.95."""
+    """Official JSON and JPEG files, ArrayRecord, training without augmentation, checkpoint, eval.py."""
     build.build("coco", samples_dir / "coco", tmp_path / "coco", splits=["train"])
     config = common.get_config()
     config.name = "by_heart"

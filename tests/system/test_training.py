@@ -135,7 +135,9 @@ class TestInitFrom:
 
     def test_nothing_matched(self, shrunk_config, finished_run):
         with pytest.raises(ValueError, match="nothing matched"):
-            self.variables(shrunk_config({"model.embed_dim": 64}), finished_run, fresh=("decoders/.*bias",))
+            self.variables(
+                shrunk_config({"model.embed_dim": 64, "model.mlp_dim": 128}), finished_run, fresh=("decoders/.*bias",)
+            )
 
     def test_a_pattern_without_a_parameter(self, shrunk_config, finished_run):
         with pytest.raises(ValueError, match=r"'heads/\.\*' matches no parameter"):

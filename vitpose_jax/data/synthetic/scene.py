@@ -18,8 +18,8 @@ SPLITS = ("train", "val")
 
 _CROWD_SHARES = (0.7, 0.24, 0.06)  # of pictures with one, two and three people
 _SIZES = ((0.62, 0.98), (0.52, 0.86), (0.42, 0.72))  # body heights in sides of the picture, by the number of people
-_CUT_SHARE = 0.1  # of people who stand partly outside the picture
-_CLUTTER_SHARE = 0.08
+_CUT_SHARE = 0.08  # of people who stand partly outside the picture
+_CLUTTER_SHARE = 0.06
 
 
 @dataclasses.dataclass(frozen=True)
