@@ -16,7 +16,7 @@ def test_a_small_model_learns_the_photographs_by_heart(samples_dir, tmp_path):
     config.name = "by_heart"
     config.datasets.coco.update(dir=str(tmp_path / "coco"), eval_split="train")
     config.model.update(
-        embed_dim=192, depth=4, num_heads=3, mlp_dim=384, image_size=(128, 96), ratio=2, deconv_filters=32,
+        embed_dim=128, depth=4, num_heads=2, mlp_dim=256, image_size=(96, 72), ratio=2, deconv_filters=64,
         scan_unroll=4, dtype="float32",
     )  # fmt: skip
     config.augment.update(
@@ -25,7 +25,7 @@ def test_a_small_model_learns_the_photographs_by_heart(samples_dir, tmp_path):
     config.codec.update(sigma=1.5, blur_kernel=7)
     config.optimizer.update(weight_decay=0.0, b2=0.98)
     config.schedule.update(kind="cosine", learning_rate=2e-3, warmup_steps=50)
-    config.train.update(batch_size=43, epochs=500, eval_every_epochs=0)
+    config.train.update(batch_size=43, epochs=250, eval_every_epochs=0)
     config.eval.update(batch_size=43, boxes="annotations", flip_test=False)
     train(config, tmp_path / "run")
     found = eval_script.evaluate(config, tmp_path / "run")
