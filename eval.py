@@ -16,6 +16,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from configs import command_line
 from vitpose_jax import draw
 from vitpose_jax.data import datasets
 from vitpose_jax.evaluation.predict import Evaluator
@@ -51,6 +52,7 @@ def evaluate(
     folder = pathlib.Path(workdir) if workdir else checkpoint.run_folder(loaded.path)
     folder.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(**config.mesh)
+    variables = {part: sharding.place(tree, mesh) for part, tree in loaded.variables.items()}
     sections = {name: section for name, section in config.datasets.items() if section.eval_split}
     if not sections:
         raise ValueError("no data set of this config has an eval_split: there is nothing to evaluate on")
@@ -62,10 +64,10 @@ def evaluate(
             blur_kernel=loaded.file.codec["blur_kernel"], num_workers=config.input.num_workers,
             num_threads=config.input.num_threads, **config.eval,
         )  # fmt: skip
-        evaluation = evaluator(loaded.variables)
+        evaluation = evaluator(variables)
         found[name] = evaluation.metrics
         write_results(folder / f"results_{name}.json", evaluation.results)
-        draw.save_image(folder / f"predictions_{name}.jpg", evaluator.picture(loaded.variables))
+        draw.save_image(folder / f"predictions_{name}.jpg", evaluator.picture(variables))
         if mean_pose:
             train_split = datasets.open_split(section.dir, section.train_split)
             found[f"{name} (mean pose)"] = evaluator.mean_pose(train_split).metrics
@@ -98,7 +100,10 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax tells how it opens a folder
     try:
         evaluate(flags.FLAGS.config, str(flags.FLAGS.checkpoint), flags.FLAGS.workdir, mean_pose=flags.FLAGS.mean_pose)
-    except (ValueError, FileNotFoundError) as error:
+    except KeyboardInterrupt:
+        print("eval.py: interrupted; nothing was written")
+        raise SystemExit(130) from None
+    except (ValueError, OSError) as error:
         raise SystemExit(f"eval.py: {error}") from error
 
 
@@ -108,4 +113,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Where to write; the checkpoint's run when not given.")
     flags.DEFINE_bool("mean_pose", False, "Also score predicting the training set's mean pose in every box.")
     flags.mark_flags_as_required(["config", "checkpoint"])
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

@@ -21,6 +21,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
+from configs import command_line
 from vitpose_jax import draw, interrupt
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.data.augment import Augment
@@ -34,6 +35,11 @@ from vitpose_jax.training.log import ScalarLog
 
 STEPS_AHEAD = 2  # updates that may be under way on the device before the host looks at the oldest one's loss
 
+# Smallest values of the loop's own settings.
+LEAST = {
+    "batch_size": 1, "epochs": 1, "log_every_steps": 1, "eval_every_epochs": 0, "save_every_steps": 0, "keep_last": 1,
+}  # fmt: skip
+
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, float]:
     """Runs an experiment from its start, or from the last checkpoint in its folder, to its end.
@@ -43,7 +49,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         workdir: folder of the run.
 
     Returns:
-        The last evaluation's metrics, "<data set>/<metric>" to value; empty if no data set is evaluated.
+        The last evaluation's metrics, "<data set>/<metric>" to value; empty if this call evaluated nothing.
 
     Raises:
         ValueError: for a setting that does not fit.
@@ -52,6 +58,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     """
     workdir = pathlib.Path(workdir)
     mesh = sharding.make_mesh(**config.mesh)
+    for name, least in LEAST.items():
+        if config.train[name] < least:
+            raise ValueError(f"config.train.{name} must be at least {least}, not {config.train[name]}")
+    sharding.check_batch_size(config.train.batch_size, mesh, name="config.train.batch_size")
     model = vitpose(**config.model.to_dict())
     sources = open_sources(config, model)
     total_instances = sum(len(source.split) for source in sources.values())
@@ -73,7 +83,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     )
     evaluators = make_evaluators(config, model, mesh)
 
-    write_config(config, workdir)
     model_file = checkpoint.ModelFile(
         settings=config.model.to_dict(),
         datasets={
@@ -90,6 +99,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         print(f"resumed from step {int(state.step)} in {checkpoints.folder}")
     else:
         state = train_state.init_state(model, tx, init_key, mesh, initial_variables(config, model, init_key))
+    write_config(config, workdir)
     start = int(state.step)
     print(
         f"{config.name}: {sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.1f} M parameters, "
@@ -118,13 +128,19 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
                 done = step + 1
                 if done % eval_every == 0 or done == total_steps:
                     monitor.drain(progress)
-                    latest_metrics = evaluate(evaluators, state, workdir, done)
+                    try:
+                        latest_metrics = evaluate(evaluators, state, workdir, done)
+                    except BaseException:
+                        checkpoints.save(state)  # a failing evaluation, or a second Ctrl-C in it, costs no training
+                        raise
                     log.write(done, {f"eval/{name}": value for name, value in latest_metrics.items()})
                     checkpoints.save(state, latest_metrics)
+                    monitor.restart_clock()
                 elif done % save_every == 0 or stop.requested:
                     monitor.drain(progress)
                     checkpoints.save(state)
-                if stop.requested:
+                    monitor.restart_clock()
+                if stop.requested and done < total_steps:
                     raise interrupt.Stopped(
                         stop.signal_number, f"stopped after step {done}; saved in {checkpoints.folder}"
                     )
@@ -219,6 +235,9 @@ class Monitor:
         """Waits for all steps under way. After it, the state is known to be finite."""
         while self._in_flight:
             self._finish(progress)
+
+    def restart_clock(self) -> None:
+        """Begins a new window of averages: what was done since the last one was no training."""
         self._window_start, self._waited, self._window = time.perf_counter(), 0.0, []
 
     def _finish(self, progress: tqdm) -> None:
@@ -249,7 +268,7 @@ class Monitor:
         progress.set_postfix_str(
             f"loss {scalars['loss']:.2e} acc {scalars['accuracy']:.3f} {scalars['images_per_second']:.0f} images/s"
         )
-        self._window_start, self._waited, self._window = time.perf_counter(), 0.0, []
+        self.restart_clock()
 
 
 def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -283,7 +302,10 @@ def main(argv: list[str]) -> None:
     except interrupt.Stopped as stopped:
         print(stopped)
         raise SystemExit(stopped.exit_code) from None
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except KeyboardInterrupt:
+        print("train.py: interrupted; the last checkpoint stands")
+        raise SystemExit(130) from None
+    except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"train.py: {error}") from error
 
 
@@ -291,4 +313,4 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Experiment to run, a file in configs/.")
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name of the config> when not given.")
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

@@ -1,6 +1,7 @@
 """Every setting once: unit, default, and where the default comes from. Experiments in this folder change a few of them.
 
-Each section becomes the keyword arguments of one callable, which checks the values; a key that is not here is an error.
+Each section becomes the keyword arguments of one callable, which checks the values (`train`: the loop in train.py); a
+key that is not here is an error.
 Sizes are (height, width). Source of the numbers, where none is named: ViTPose (arXiv 2204.12484) Table 1 and the
 released configs.
 """
@@ -98,7 +99,7 @@ def get_config() -> ConfigDict:
 
     # vitpose_jax.training.checkpoint.init_from
     config.init_from = ConfigDict()
-    config.init_from.path = ""  # a run's folder, one of its steps, or a converted checkpoint; "" starts fresh
+    config.init_from.path = ""  # a run's folder or one of its steps; "" starts fresh
     config.init_from.fresh = ()  # regular expressions over parameter paths that shall start fresh: ("decoders/.*",)
 
     # vitpose_jax.training.sharding.make_mesh

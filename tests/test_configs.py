@@ -15,7 +15,7 @@ from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.training import checkpoint, optimizer, sharding, state
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "configs"
-FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "command_line", "common"))
 SIZES_AND_DECODERS = {f"vitpose_{size}{suffix}" for size in "sblh" for suffix in ("", "_simple")} | {"vitpose_g"}
 
 

@@ -58,12 +58,14 @@ def script(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("arguments, expected", [
     (("train.py", "--config", "configs/quickstart.py", "--config.model.drop_pth=0.1"), "drop_path"),
     (("train.py", "--config", "configs/quickstart.py", "--config.train.batch_size=many"), "batch_size"),
+    (("train.py", "--config", "configs/quickstart.py", "--config.augment.foo=1"), "foo"),
+    (("train.py", "--config", "configs/quickstart.py", "--config.train.batch_size=0"), "config.train.batch_size"),
     (("train.py", "--config", "configs/nowhere.py"), "nowhere.py"),
     (("train.py", "--config", "configs/quickstart.py", "--config.datasets.synthetic.dir=nowhere"), "data.build"),
     (("eval.py", "--config", "configs/quickstart.py", "--checkpoint", "nowhere"), "nowhere does not exist"),
-], ids=["unknown key", "wrong type", "no config", "no data", "no checkpoint"])  # fmt: skip
+], ids=["near key", "wrong type", "far-off key", "out of range", "no config", "no data", "no checkpoint"])  # fmt: skip
 def test_the_scripts_refuse_what_they_do_not_know(arguments, expected):
     done = script(*arguments)
     assert done.returncode != 0
     assert expected in done.stderr
-    assert "Traceback" not in done.stderr.split("FATAL")[0] or "config" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -18,6 +18,7 @@ installed, which touches no device.
 
 import dataclasses
 import functools
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -182,7 +183,14 @@ def _start(stream: grain.MapDataset, num_workers: int, num_threads: int, prefetc
         flags.FLAGS.mark_as_parsed()
     in_worker = stream.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=prefetch)
-    return iter(in_worker.mp_prefetch(options))
+    return iter(in_worker.mp_prefetch(options, worker_init_fn=_leave_signals_to_the_parent))
+
+
+def _leave_signals_to_the_parent(worker: int, count: int) -> None:
+    """Ctrl-C and schedulers signal a whole process group; only the main process may decide to stop."""
+    del worker, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from vitpose_jax.data.datasets import Split, detection_boxes
 from vitpose_jax.data.tables import Instances
 from vitpose_jax.evaluation import baseline
 from vitpose_jax.evaluation.coco import coco_metrics
-from vitpose_jax.evaluation.results import Predictions, coco_results
+from vitpose_jax.evaluation.results import SUPPRESSIONS, Predictions, coco_results
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import sharding
@@ -116,6 +116,11 @@ class Evaluator:
     ):
         if boxes not in BOXES:
             raise ValueError(f"eval boxes must be one of {BOXES}, not {boxes!r}")
+        if suppression not in SUPPRESSIONS:
+            raise ValueError(f"eval suppression must be one of {SUPPRESSIONS}, not {suppression!r}")
+        if blur_kernel < 1 or blur_kernel % 2 == 0:
+            raise ValueError(f"codec blur_kernel must be odd and positive, not {blur_kernel}")
+        sharding.check_batch_size(batch_size, mesh, name="config.eval.batch_size")
         check_decoder(model, split, dataset)
         self.split, self.dataset, self.model = split, dataset, model
         self.keypoint_set = split.keypoint_set

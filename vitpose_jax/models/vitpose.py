@@ -173,6 +173,8 @@ def vitpose(
         raise ValueError(f"drop_path must be in [0, 1), not {drop_path}")
     if not num_keypoints or any(k < 1 for k in num_keypoints.values()):
         raise ValueError(f"num_keypoints must name at least one data set with at least one keypoint: {num_keypoints}")
+    if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
+        raise ValueError(f"model image_size must be (height, width) in pixels, not {image_size!r}")
     height, width = image_size
     vit.patch_grid((height, width), ratio)
     return ViTPose(

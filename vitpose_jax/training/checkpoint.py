@@ -25,6 +25,7 @@ from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import state as train_state
 
 FOLDER = "checkpoints"
+FORMAT = 1  # of the model file
 
 
 class Checkpoints:
@@ -32,7 +33,7 @@ class Checkpoints:
 
     Args:
         workdir: the run's folder.
-        model_settings: what `ModelFile` keeps, written with every checkpoint.
+        model_file: what makes the model usable, written with every checkpoint.
         keep_last: how many of the newest to keep.
         best_metric: the metric whose largest value marks the best checkpoint, which is kept too; None if the run is
             never evaluated.
@@ -123,7 +124,7 @@ class ModelFile:
     def as_json(self) -> dict:
         """Plain dictionaries, lists, strings and numbers."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "settings": _plain(self.settings),
             "datasets": _plain(self.datasets),
             "codec": _plain(self.codec),
@@ -170,6 +171,10 @@ def load_model(path: str | os.PathLike) -> LoadedModel:
                 model=ocp.args.JsonRestore(),
             ),
         )  # fmt: skip
+    if restored["model"].get("format") != FORMAT:
+        raise ValueError(
+            f"{folder / str(step)} has format {restored['model'].get('format')}, this version reads {FORMAT}"
+        )
     file = ModelFile(**{field.name: restored["model"][field.name] for field in dataclasses.fields(ModelFile)})
     found = {name: value for name, value in (metrics[step] or {}).items() if name != _BEST_KEY}
     variables = {"params": restored["state"]["params"], "batch_stats": restored["state"]["batch_stats"]}
@@ -206,7 +211,10 @@ def init_from(
     initial = train_state.init_variables(model, key)
     report: dict[str, list[str]] = {"restored": [], "resized": [], "fresh": [], "unused": []}
     faults = []
-    patterns = [re.compile(pattern) for pattern in fresh]
+    try:
+        patterns = [re.compile(pattern) for pattern in fresh]
+    except re.error as error:
+        raise ValueError(f"init_from.fresh: {error.pattern!r} is no regular expression: {error}") from error
     result = {}
     theirs = trees.flatten(source.variables)
     used_patterns = set()

@@ -85,6 +85,12 @@ def param_specs(params: Any) -> dict[str, PartitionSpec]:
     return {path: PartitionSpec(*(MESH_AXIS_OF[axis] for axis in axes)) for path, axes in rows.items()}
 
 
+def place(params: Any, mesh: Mesh) -> Any:
+    """Puts parameters or batch statistics of the host onto the devices that the tables say."""
+    specs = param_specs(params)
+    return trees.map_with_path(lambda path, leaf: jax.device_put(leaf, NamedSharding(mesh, specs[path])), params)
+
+
 def state_shardings(state: Any, mesh: Mesh) -> Any:
     """Shardings of a whole `TrainState`: optimizer moments lie where their parameter lies, scalars everywhere.
 
@@ -119,6 +125,13 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 def _part_starts(path: str) -> list[int]:
     return [0, *(i + 1 for i, character in enumerate(path) if character == "/")]
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, *, name: str) -> None:
+    """Raises ValueError, naming the setting, unless a batch can be split over the mesh's data and fsdp axes."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size < 1 or batch_size % ways:
+        raise ValueError(f"{name} must be a positive multiple of mesh data x fsdp = {ways}, not {batch_size}")
 
 
 def global_batch(batch: Any, mesh: Mesh) -> Any:

@@ -1,0 +1,21 @@
+"""Reading the command line of a script: a wrong override of a config is one sentence, not a traceback."""
+
+from absl import flags
+
+
+def parse(argv: list[str]) -> list[str]:
+    """`flags_parser` of `absl.app.run`.
+
+    Returns:
+        The arguments that are no flags.
+
+    Raises:
+        SystemExit: for a flag, a config file or an override that does not exist or is of the wrong type.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise SystemExit(f"{argv[0]}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        given = [argument for argument in argv[1:] if argument.startswith("--config")]
+        raise SystemExit(f"{argv[0]}: {error} (in {' '.join(given)}). Every setting is in configs/common.py") from None
