@@ -9,7 +9,10 @@ import pytest
 
 from tests import tolerances
 from tests.golden import weights
+from vitpose_jax import geometry
 from vitpose_jax.convert import rules
+from vitpose_jax.evaluation.predict import make_predict
+from vitpose_jax.keypoints import COCO
 from vitpose_jax.models import vit, vitpose
 
 HEADS = {"coco": "keypoint_head"}
@@ -120,3 +123,21 @@ def test_photographs(golden_dir, name, size, decoder):
     step = index["feature_channel_step"]
     ours = features(model, variables, crops[:1])[0]
     np.testing.assert_allclose(ours[::step], recorded["features0"], atol=tolerances.FEATURE)
+
+
+def test_keypoints_through_the_flip_test(golden_dir):
+    """From crops to image pixels, both passes, DARK-UDP decoding."""
+    recorded = np.load(golden_dir / "1_forward/vitpose_s_classic_256x192.npz")
+    inputs = np.load(golden_dir / "1_forward/inputs.npz")
+    model = small_model()
+    predict = make_predict(model, dataset="coco", flip_index=COCO.flip_index, udp=True, flip_test=True, blur_kernel=11)
+    boxes = np.concatenate([inputs["center"], inputs["scale"] * 200], axis=1)
+    crop_to_image = np.stack([geometry.invert(geometry.crop_matrix(box, (256, 192), udp=True)) for box in boxes])
+    with jax.default_matmul_precision("highest"):
+        points, scores = jax.jit(predict)(golden_variables(model), inputs["u8_256x192"], crop_to_image)
+    expected = recorded["flip_preds"]
+    found = expected[..., 2] > 0  # of a map without a positive value the original reads memory beside it
+    assert found.sum() >= 30
+    limit = tolerances.KEYPOINT_THROUGH_FLIP_TEST_PX
+    np.testing.assert_allclose(np.asarray(points)[found], expected[found, :2], atol=limit)
+    np.testing.assert_allclose(scores, expected[..., 2], atol=tolerances.HEATMAP)
