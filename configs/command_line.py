@@ -17,5 +17,7 @@ def parse(argv: list[str]) -> list[str]:
     except flags.Error as error:
         raise SystemExit(f"{argv[0]}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # ml_collections passes a KeyError's text on, which is a repr: quoted, with escapes.
+        reason = str(error).replace("\\n", " ").replace("\\'", "'").replace("'", "").strip('"')
         given = [argument for argument in argv[1:] if argument.startswith("--config")]
-        raise SystemExit(f"{argv[0]}: {error} (in {' '.join(given)}). Every setting is in configs/common.py") from None
+        raise SystemExit(f"{argv[0]}: {reason} (in {' '.join(given)}). Every setting is in configs/common.py") from None
