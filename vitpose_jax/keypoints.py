@@ -1,7 +1,15 @@
-"""Keypoint sets: names, mirror pairs, skeleton, OKS constants and drawing colours of each annotation scheme."""
+"""Keypoint sets: names, mirror pairs, skeleton, OKS constants and drawing colours of each annotation scheme.
+
+The published sets are the files of `keypoint_sets/`; a set of one's own is a file of the same kind.
+"""
 
 import dataclasses
 import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +24,8 @@ class KeypointSet:
         swap: pairs of names that exchange places in a mirrored image.
         skeleton: pairs of names joined by a line when drawn.
         upper_body: names that count as upper body in half-body augmentation; all others count as lower body.
-        sigmas: K constants of object keypoint similarity (OKS), as a fraction of the instance's scale.
+        sigmas: K constants of object keypoint similarity (OKS), as a fraction of the instance's scale; empty where none
+            are known (hands): such a set has no OKS.
         colors: K RGB colours in 0…255.
         skeleton_colors: one RGB colour per line of `skeleton`.
     """
@@ -46,7 +55,7 @@ class KeypointSet:
         if len(set(swapped)) != len(swapped):
             raise ValueError(f"keypoint set {self.name!r}: a keypoint stands in two swap pairs: {self.swap}")
         for field, expected in (
-            ("sigmas", len(self.names)),
+            ("sigmas", len(self.names) if self.sigmas else 0),
             ("colors", len(self.names)),
             ("skeleton_colors", len(self.skeleton)),
         ):
@@ -78,36 +87,90 @@ class KeypointSet:
         return np.array([[self.names.index(a), self.names.index(b)] for a, b in self.skeleton], np.int32).reshape(-1, 2)
 
 
-_BLUE, _GREEN, _ORANGE = (51, 153, 255), (0, 255, 0), (255, 128, 0)
+# Colours of keypoints and lines whose file names none: by side of the body.
+_MIDDLE, _LEFT, _RIGHT = (51, 153, 255), (0, 255, 0), (255, 128, 0)
+_REQUIRED_FIELDS = ("names", "swap", "skeleton")
 
-_COCO_NAMES = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
 
-COCO = KeypointSet(
-    name="coco",
-    names=_COCO_NAMES,
-    swap=tuple((name, name.replace("left", "right")) for name in _COCO_NAMES if name.startswith("left")),
-    skeleton=(
-        ("left_ankle", "left_knee"), ("left_knee", "left_hip"), ("right_ankle", "right_knee"),
-        ("right_knee", "right_hip"), ("left_hip", "right_hip"), ("left_shoulder", "left_hip"),
-        ("right_shoulder", "right_hip"), ("left_shoulder", "right_shoulder"), ("left_shoulder", "left_elbow"),
-        ("right_shoulder", "right_elbow"), ("left_elbow", "left_wrist"), ("right_elbow", "right_wrist"),
-        ("left_eye", "right_eye"), ("nose", "left_eye"), ("nose", "right_eye"), ("left_eye", "left_ear"),
-        ("right_eye", "right_ear"), ("left_ear", "left_shoulder"), ("right_ear", "right_shoulder"),
-    ),
-    upper_body=_COCO_NAMES[:11],
-    sigmas=(
-        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087,
-        0.089, 0.089,
-    ),
-    colors=(_BLUE,) * 5 + (_GREEN, _ORANGE) * 6,
-    skeleton_colors=(
-        _GREEN, _GREEN, _ORANGE, _ORANGE, _BLUE, _BLUE, _BLUE, _BLUE, _GREEN, _ORANGE, _GREEN, _ORANGE,
-        _BLUE, _BLUE, _BLUE, _BLUE, _BLUE, _BLUE, _BLUE,
-    ),
-)  # fmt: skip
+def load_keypoint_set(path: str | os.PathLike, *, name: str | None = None) -> KeypointSet:
+    """Reads a keypoint file.
 
-KEYPOINT_SETS: dict[str, KeypointSet] = {COCO.name: COCO}
+    Args:
+        path: JSON object with the fields of `KeypointSet`. `names`, `swap` and `skeleton` are needed; without
+            `upper_body` there is no half-body augmentation, without `sigmas` no OKS, without `colors` and
+            `skeleton_colors` left, right and middle have a colour each.
+        name: the set's name; None for the file's name without its ending.
+
+    Raises:
+        ValueError: the file is no such object, or its fields contradict each other.
+    """
+    path = pathlib.Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"keypoint file {path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"keypoint file {path} needs to be a JSON object, not a {type(content).__name__}")
+    try:
+        return keypoint_set(name or path.stem, content)
+    except ValueError as error:
+        raise ValueError(f"keypoint file {path}: {error}") from error
+
+
+def keypoint_set(name: str, fields: Mapping[str, Any]) -> KeypointSet:
+    """A keypoint set from the fields of a keypoint file, see `load_keypoint_set`.
+
+    Raises:
+        ValueError: a field is missing, unknown, of the wrong kind, or contradicts another.
+    """
+    known = {field.name for field in dataclasses.fields(KeypointSet)} - {"name"}
+    missing, unknown = [f for f in _REQUIRED_FIELDS if f not in fields], sorted(set(fields) - known)
+    if missing or unknown:
+        raise ValueError(f"fields {missing} are missing, fields {unknown} are unknown; known are {sorted(known)}")
+    try:
+        names = tuple(_string(value) for value in fields["names"])
+        swap = tuple(_pair(value) for value in fields["swap"])
+        skeleton = tuple(_pair(value) for value in fields["skeleton"])
+        side = dict.fromkeys((left for left, _ in swap), _LEFT) | dict.fromkeys((right for _, right in swap), _RIGHT)
+        colors = fields.get("colors") or [side.get(point, _MIDDLE) for point in names]
+        line_colors = fields.get("skeleton_colors") or [
+            side.get(a, _MIDDLE) if side.get(a) == side.get(b) else _MIDDLE for a, b in skeleton
+        ]
+        return KeypointSet(
+            name=name, names=names, swap=swap, skeleton=skeleton,
+            upper_body=tuple(_string(value) for value in fields.get("upper_body", ())),
+            sigmas=tuple(float(value) for value in fields.get("sigmas", ())),
+            colors=tuple(_color(value) for value in colors),
+            skeleton_colors=tuple(_color(value) for value in line_colors),
+        )  # fmt: skip
+    except TypeError as error:
+        raise ValueError(f"a field is not the list that it should be: {error}") from error
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"a keypoint's name must be a text, not {value!r:.80}")
+    return value
+
+
+def _pair(value: Any) -> tuple[str, str]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"a pair of keypoint names is needed, not {value!r:.80}")
+    return _string(value[0]), _string(value[1])
+
+
+def _color(value: Any) -> tuple[int, int, int]:
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 3
+        or not all(isinstance(c, int) and 0 <= c < 256 for c in value)
+    ):
+        raise ValueError(f"a colour is three whole numbers in 0…255, not {value!r:.80}")
+    red, green, blue = value
+    return red, green, blue
+
+
+_FILES = sorted((pathlib.Path(__file__).parent / "keypoint_sets").glob("*.json"))
+# "coco" (also OCHuman), "wholebody", "aic", "mpii", "crowdpose", "ap10k" (also APT-36K), "interhand".
+KEYPOINT_SETS: dict[str, KeypointSet] = {path.stem: load_keypoint_set(path) for path in _FILES}
+COCO = KEYPOINT_SETS["coco"]
