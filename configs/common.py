@@ -27,6 +27,8 @@ def get_config() -> ConfigDict:
     config.model.decoder = "classic"  # "classic", "simple"
     config.model.deconv_filters = 256
     config.model.num_keypoints = ConfigDict({"coco": 17})  # a decoder for each data set
+    config.model.experts = ()  # data sets with an expert in each block, in their order (ViTPose++)
+    config.model.part_features = config_dict.placeholder(int)  # outputs of an expert
     config.model.drop_path = 0.0
     config.model.remat = "none"  # "none", "dots", "full": less memory, more arithmetic
     config.model.scan_unroll = 1

@@ -54,7 +54,7 @@ def golden_variables(model: vitpose.ViTPose) -> dict:
     images = jnp.zeros((1, *model.image_size, 3))
     shapes = jax.eval_shape(lambda key: model.init(key, images, train=False), jax.random.key(0))
     state = weights.state_dict(official_shapes(model))
-    return rules.from_torch(state, shapes, depth=model.backbone["depth"], decoder_prefixes=HEADS)
+    return rules.from_torch(state, shapes, decoder_prefixes=HEADS)
 
 
 def heatmaps(model, variables, images) -> np.ndarray:
@@ -103,7 +103,7 @@ def test_norm_epsilons_on_a_model_whose_activations_make_them_matter(forward_gol
     images = forward_golden["eps_input"]
     shapes = jax.eval_shape(lambda k: model.init(k, jnp.zeros((1, 64, 48, 3)), train=False), jax.random.key(0))
     state = {name[3:]: value for name, value in forward_golden.items() if name.startswith("w::")}
-    variables = rules.from_torch(state, shapes, depth=model.backbone["depth"], decoder_prefixes=HEADS)
+    variables = rules.from_torch(state, shapes, decoder_prefixes=HEADS)
     ours = heatmaps(model, variables, images)
     np.testing.assert_allclose(ours, forward_golden["eps_heatmaps"], atol=tolerances.HEATMAP)
 
@@ -123,6 +123,37 @@ def test_photographs(golden_dir, name, size, decoder):
     step = index["feature_channel_step"]
     ours = features(model, variables, crops[:1])[0]
     np.testing.assert_allclose(ours[::step], recorded["features0"], atol=tolerances.FEATURE)
+
+
+PLUS = ("coco", "aic", "mpii", "ap10k", "apt36k", "wholebody")
+
+
+def test_vitpose_plus_with_every_data_set(golden_dir):
+    """ViTPose++-S: each data set's expert and decoder, and crops of two data sets in one batch."""
+    recorded = np.load(golden_dir / "1_forward/vitpose_plus_s_256x192.npz")
+    index = json.loads((golden_dir / "1_forward/index.json").read_text())["models"]["vitpose_plus_s_256x192"]
+    keys = json.loads((golden_dir / "1_forward/vitpose_plus_s_256x192.keys.json").read_text())
+    crops = np.load(golden_dir / "1_forward/inputs.npz")["u8_256x192"]
+    model = vitpose.vitpose(
+        size="s", experts=PLUS, part_features=192, num_keypoints=dict(zip(PLUS, index["out_channels"], strict=True))
+    )
+    prefixes = rules.decoder_prefixes(PLUS)
+    shapes = jax.eval_shape(lambda k: model.init(k, jnp.zeros((1, 256, 192, 3)), train=False), jax.random.key(0))
+    state = weights.state_dict({name: entry["shape"] for name, entry in keys.items()})
+    variables = rules.from_torch(state, shapes, decoder_prefixes=prefixes)
+    assert all(name.endswith("num_batches_tracked") for name in state)  # all others were taken
+    with jax.default_matmul_precision("highest"):
+        own = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, crops)
+        experts = jnp.array([PLUS.index("ap10k"), PLUS.index("coco")])
+        mixed = jax.jit(lambda v, x, e: model.apply(v, x, train=False, expert=e))(variables, crops, experts)
+    for i, name in enumerate(PLUS):
+        used = index["inputs_per_dataset"][name]
+        step = index["wholebody_heatmap_channel_step"] if name == "wholebody" else 1
+        expected = recorded[f"heatmaps_{i}_{name}"]
+        ours = np.asarray(own[name]).transpose(0, 3, 1, 2)[used, ::step]
+        np.testing.assert_allclose(ours, expected, atol=tolerances.HEATMAP, err_msg=name)
+    for row, name in enumerate(("ap10k", "coco")):
+        np.testing.assert_allclose(mixed[name][row], own[name][row], atol=tolerances.HEATMAP)
 
 
 def test_keypoints_through_the_flip_test(golden_dir):

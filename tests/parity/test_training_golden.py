@@ -54,8 +54,8 @@ def test_parameter_groups_of_every_leaf(facts, name, decoder):
     factors = trees.flatten(optimizer.learning_rate_factors(params, 0.75))
     decays = trees.flatten(optimizer.decay_mask(params))
     ours = {}
-    for path in trees.flatten(params):
-        names = rules.torch_names(f"params/{path}", depth=12, decoder_prefixes=HEADS)
+    for path, leaf in trees.flatten(params).items():
+        names = [part.name for part in rules.slices(f"params/{path}", leaf.shape, HEADS)]
         for tensor, factor in zip(names, np.broadcast_to(np.ravel(factors[path]), len(names)), strict=True):
             ours[tensor] = (factor, 0.1 if decays[path] else 0.0)
     assert ours.keys() == facts["groups"][name].keys()
@@ -81,9 +81,7 @@ def test_five_steps(recorded, facts):
         num_keypoints={"coco": tiny["out_channels"]},
     )  # fmt: skip
     torch_shapes = {name: tuple(shape) for name, shape in facts["tiny_shapes"].items()}
-    variables = rules.from_torch(
-        weights.state_dict(torch_shapes), state.variable_shapes(model), depth=tiny["depth"], decoder_prefixes=HEADS
-    )
+    variables = rules.from_torch(weights.state_dict(torch_shapes), state.variable_shapes(model), decoder_prefixes=HEADS)
     tx = optimizer.adamw(
         variables["params"], lambda step: tiny["lr"], weight_decay=tiny["wd"], layer_decay=tiny["decay"],
         b1=tiny["betas"][0], b2=tiny["betas"][1], eps=tiny["eps"], clip_norm=tiny["grad_clip_max_norm"],
@@ -114,14 +112,14 @@ def test_five_steps(recorded, facts):
                 metrics["gradient_norm"], recorded["tiny/grad_norm_before_clip"][i],
                 rtol=tolerances.GRADIENT_NORM_RELATIVE,
             )  # fmt: skip
-            ours = rules.to_torch({"params": current.params}, torch_shapes, decoder_prefixes=HEADS)
+            ours = rules.to_torch({"params": current.params}, decoder_prefixes=HEADS)
             for j, name in enumerate(recorded["tiny/param_names"]):
                 expected = recorded["tiny/param_l2_after_step"][i, j]
                 np.testing.assert_allclose(np.linalg.norm(ours[str(name)]), expected, rtol=1e-4, err_msg=str(name))
         trained = {"params": current.params, "batch_stats": current.batch_stats}
         heatmaps = model.apply(trained, batch["image"], train=False)["coco"].transpose(0, 3, 1, 2)
 
-    ours = rules.to_torch(trained, torch_shapes, decoder_prefixes=HEADS)
+    ours = rules.to_torch(trained, decoder_prefixes=HEADS)
     dim = tiny["embed_dim"]
     for entry, expected in recorded.items():
         if not entry.startswith("tiny/final::"):
@@ -143,9 +141,7 @@ def test_loss_and_gradients_of_the_full_size_model(golden_dir):
     keys = json.loads((golden_dir / "1_forward/vitpose_b_classic_256x192.keys.json").read_text())
     shapes = {name: tuple(entry["shape"]) for name, entry in keys.items()}
     model = vitpose.vitpose(size="b", num_keypoints={"coco": 17})
-    variables = rules.from_torch(
-        weights.state_dict(shapes), state.variable_shapes(model), depth=12, decoder_prefixes=HEADS
-    )
+    variables = rules.from_torch(weights.state_dict(shapes), state.variable_shapes(model), decoder_prefixes=HEADS)
     target, weight = channels_last(batch["target"]), jnp.asarray(batch["target_weight"][..., 0])
 
     @jax.jit
@@ -159,7 +155,7 @@ def test_loss_and_gradients_of_the_full_size_model(golden_dir):
     with jax.default_matmul_precision("highest"):
         (value, (_, batch_stats)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
     np.testing.assert_allclose(value, recorded["loss"], rtol=tolerances.LOSS_RELATIVE)
-    ours = rules.to_torch({"params": gradients, "batch_stats": batch_stats}, shapes, decoder_prefixes=HEADS)
+    ours = rules.to_torch({"params": gradients, "batch_stats": batch_stats}, decoder_prefixes=HEADS)
     for name, norm, probe in zip(recorded["grad_names"], recorded["grad_l2"], recorded["grad_probe"], strict=True):
         gradient = ours[str(name)].astype(np.float64)
         draw = weights.normal(f"probe.{name}", gradient.shape)

@@ -143,13 +143,15 @@ def test_uint8_images_are_normalised():
 
 
 def test_drop_path_drops_whole_branches_of_samples_and_keeps_the_mean():
-    block = vit.Block(num_heads=4, mlp_dim=64, dtype=jnp.float32, train=True, stochastic=True)
+    block = vit.Block(
+        num_heads=4, mlp_dim=64, num_experts=0, part_features=0, dtype=jnp.float32, train=True, stochastic=True
+    )
     x = jnp.zeros((1, 3, 32)).at[:].set(jax.random.normal(jax.random.key(2), (3, 32)))
     rngs = {"params": jax.random.key(0), "drop_path": jax.random.key(1)}
-    variables = block.init(rngs, x, jnp.float32(0.0))
+    variables = block.init(rngs, x, jnp.float32(0.0), None)
     many = jnp.repeat(x, 2000, axis=0)
-    kept, _ = block.apply(variables, many, jnp.float32(0.0), rngs=rngs)
-    dropped, _ = block.apply(variables, many, jnp.float32(0.4), rngs=rngs)
+    kept, _ = block.apply(variables, many, jnp.float32(0.0), None, rngs=rngs)
+    dropped, _ = block.apply(variables, many, jnp.float32(0.4), None, rngs=rngs)
     changed = np.asarray(jnp.abs(dropped - many).max((1, 2)) > 0)
     assert changed.mean() == pytest.approx(1 - 0.4**2, abs=0.03)  # both branches dropped
     np.testing.assert_allclose(dropped.mean(0) - x[0], (kept - many).mean(0), atol=0.02)
@@ -212,7 +214,11 @@ def test_bfloat16_is_close_and_returns_float32():
     ({"drop_path": 1.0}, "drop_path"),
     ({"ratio": 3}, "ratio must be 1, 2 or 4"),
     ({"image_size": (8, 8)}, "holds no 16x16 patch"),
-    ({"num_keypoints": {}}, "at least one data set"),
+    ({"num_keypoints": {"coco": 0}}, "at least one keypoint"),
+    ({"part_features": 8}, "has no experts"),
+    ({"experts": ("coco",)}, "needs part_features"),
+    ({"experts": ("aic",), "part_features": 8}, "have a decoder but no expert"),
+    ({"experts": ("coco", "coco"), "part_features": 8}, "named twice"),
 ])  # fmt: skip
 def test_wrong_settings_raise(wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -13,14 +13,14 @@ from vitpose_jax.training import optimizer, sharding, state
 MODELS = [
     vitpose.vitpose(
         embed_dim=32, depth=3, num_heads=4, mlp_dim=64, image_size=(64, 48), decoder=decoder, deconv_filters=16,
-        num_keypoints={"coco": 5, "hands": 7},
+        num_keypoints={"coco": 5, "hands": 7}, **experts,
     )
-    for decoder in ("classic", "simple")
+    for decoder, experts in (("classic", {}), ("simple", {}), ("classic", {"experts": ("coco", "hands"), "part_features": 8}))
 ]  # fmt: skip
 PREFIXES = {"coco": "keypoint_head", "hands": "associate_keypoint_heads.0"}
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple"])
+@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple", "plus"])
 def test_every_path_has_one_row_in_every_table(model):
     variables = state.variable_shapes(model)
     params = trees.flatten(variables["params"])
@@ -30,26 +30,20 @@ def test_every_path_has_one_row_in_every_table(model):
         assert len(spec) == params[path].ndim, path
     sharding.param_specs(variables["batch_stats"])
     for path in trees.flatten(variables):
-        assert rules.torch_names(path, depth=3, decoder_prefixes=PREFIXES)
+        assert rules.slices(path, (3, 6, 8, 8, 8), PREFIXES)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple"])
+@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple", "plus"])
 def test_conversion_round_trip_is_exact(model):
     key = iter(jax.random.split(jax.random.key(0), 100))
     variables = jax.tree.map(lambda leaf: jax.random.normal(next(key), leaf.shape), state.variable_shapes(model))
-    shapes = {}
-    for path, leaf in trees.flatten(variables).items():  # torch shapes: fused heads, torch's order of axes
-        axes = trees.match(rules.TORCH_TENSORS, [path], name="torch")[path].axes
-        shape = leaf.shape[1:] if "/blocks/" in path else leaf.shape
-        if "attn/qkv" in path:
-            shape = (*shape[:-3], 96)
-        if "attn/proj/kernel" in path:
-            shape = (32, 32)
-        for name in rules.torch_names(path, depth=3, decoder_prefixes=PREFIXES):
-            shapes[name] = tuple(np.array(shape)[np.argsort(axes)])
-    torch_state = rules.to_torch(variables, shapes, decoder_prefixes=PREFIXES)
-    assert torch_state.keys() == shapes.keys()
-    back = rules.from_torch(torch_state, variables, depth=3, decoder_prefixes=PREFIXES)
+    torch_state = rules.to_torch(variables, decoder_prefixes=PREFIXES)
+    assert {name: array.shape for name, array in torch_state.items()} == rules.torch_shapes(
+        variables, decoder_prefixes=PREFIXES
+    )
+    assert torch_state["backbone.blocks.2.attn.qkv.weight"].shape == (96, 32)
+    back = rules.from_torch(torch_state, variables, decoder_prefixes=PREFIXES)
+    assert not torch_state  # every tensor was taken
     jax.tree.map(np.testing.assert_array_equal, back, jax.tree.map(np.asarray, variables))
 
 
@@ -57,10 +51,9 @@ def test_missing_and_misshapen_tensors_are_all_named():
     model = MODELS[1]
     with pytest.raises(ValueError) as error:
         rules.from_torch(
-            {"backbone.pos_embed": np.zeros((1, 3, 32))}, state.variable_shapes(model), depth=3,
-            decoder_prefixes=PREFIXES,
-        )  # fmt: skip
-    assert "backbone.pos_embed: shape (1, 3, 32) does not fit" in str(error.value)
+            {"backbone.pos_embed": np.zeros((1, 3, 32))}, state.variable_shapes(model), decoder_prefixes=PREFIXES
+        )
+    assert "backbone.pos_embed: shape (1, 3, 32), expected (1, 13, 32)" in str(error.value)
     assert "backbone.blocks.2.mlp.fc2.bias: missing" in str(error.value)
 
 

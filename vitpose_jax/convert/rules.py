@@ -1,11 +1,13 @@
 """Where each parameter stands in an official PyTorch `state_dict`, and how its axes are ordered there.
 
 One table over parameter paths serves both directions. Every torch tensor is exactly one slice of one leaf: tensors of
-the encoder's blocks are slices of stacked leaves.
+the encoder's blocks, and of the experts in them, are slices of stacked leaves.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import itertools
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,12 +18,20 @@ class TorchTensor(NamedTuple):
     """A tensor of the official layout.
 
     Attributes:
-        name: its key; `{layer}` stands for the block's number, `{decoder}` for the prefix of a data set's decoder.
-        axes: the torch axes in the order in which our leaf has them. Our leaf may split an axis further (heads).
+        name: its key; `{layer}` stands for the block's number and `{expert}` for the expert's, by which our leaf is
+            stacked; `{decoder}` for the prefix of a data set's decoder.
+        axes: the torch axes in the order in which our leaf has them.
+        split: how many axes of ours each of these is split into (heads); empty where none is split.
     """
 
     name: str
     axes: tuple[int, ...]
+    split: tuple[int, ...] = ()
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the torch tensor, its axes in our order, that one slice of our leaf makes up."""
+        sizes = iter(ours)
+        return tuple(math.prod(next(sizes) for _ in range(count)) for count in self.split or (1,) * len(self.axes))
 
 
 _VECTOR, _LINEAR, _CONV, _DECONV = (0,), (1, 0), (2, 3, 1, 0), (2, 3, 0, 1)
@@ -33,9 +43,12 @@ TORCH_TENSORS: tuple[tuple[str, TorchTensor], ...] = (
     ("params/backbone/patch_embed/bias", TorchTensor("backbone.patch_embed.proj.bias", _VECTOR)),
     ("params/backbone/blocks/norm1/scale", TorchTensor("backbone.blocks.{layer}.norm1.weight", _VECTOR)),
     ("params/backbone/blocks/norm1/bias", TorchTensor("backbone.blocks.{layer}.norm1.bias", _VECTOR)),
-    ("params/backbone/blocks/attn/qkv/kernel", TorchTensor("backbone.blocks.{layer}.attn.qkv.weight", _LINEAR)),
-    ("params/backbone/blocks/attn/qkv/bias", TorchTensor("backbone.blocks.{layer}.attn.qkv.bias", _VECTOR)),
-    ("params/backbone/blocks/attn/proj/kernel", TorchTensor("backbone.blocks.{layer}.attn.proj.weight", _LINEAR)),
+    ("params/backbone/blocks/attn/qkv/kernel", TorchTensor("backbone.blocks.{layer}.attn.qkv.weight", _LINEAR, (1, 3))),
+    ("params/backbone/blocks/attn/qkv/bias", TorchTensor("backbone.blocks.{layer}.attn.qkv.bias", _VECTOR, (3,))),
+    (
+        "params/backbone/blocks/attn/proj/kernel",
+        TorchTensor("backbone.blocks.{layer}.attn.proj.weight", _LINEAR, (2, 1)),
+    ),
     ("params/backbone/blocks/attn/proj/bias", TorchTensor("backbone.blocks.{layer}.attn.proj.bias", _VECTOR)),
     ("params/backbone/blocks/norm2/scale", TorchTensor("backbone.blocks.{layer}.norm2.weight", _VECTOR)),
     ("params/backbone/blocks/norm2/bias", TorchTensor("backbone.blocks.{layer}.norm2.bias", _VECTOR)),
@@ -43,6 +56,14 @@ TORCH_TENSORS: tuple[tuple[str, TorchTensor], ...] = (
     ("params/backbone/blocks/mlp/fc1/bias", TorchTensor("backbone.blocks.{layer}.mlp.fc1.bias", _VECTOR)),
     ("params/backbone/blocks/mlp/fc2/kernel", TorchTensor("backbone.blocks.{layer}.mlp.fc2.weight", _LINEAR)),
     ("params/backbone/blocks/mlp/fc2/bias", TorchTensor("backbone.blocks.{layer}.mlp.fc2.bias", _VECTOR)),
+    (
+        "params/backbone/blocks/mlp/experts/kernel",
+        TorchTensor("backbone.blocks.{layer}.mlp.experts.{expert}.weight", _LINEAR),
+    ),
+    (
+        "params/backbone/blocks/mlp/experts/bias",
+        TorchTensor("backbone.blocks.{layer}.mlp.experts.{expert}.bias", _VECTOR),
+    ),
     ("params/backbone/last_norm/scale", TorchTensor("backbone.last_norm.weight", _VECTOR)),
     ("params/backbone/last_norm/bias", TorchTensor("backbone.last_norm.bias", _VECTOR)),
     *(
@@ -73,13 +94,40 @@ TORCH_TENSORS: tuple[tuple[str, TorchTensor], ...] = (
 )
 
 
-def torch_names(path: str, *, depth: int, decoder_prefixes: Mapping[str, str]) -> list[str]:
-    """Keys of the torch tensors that make up one leaf: one, or one per block in order.
+def decoder_prefixes(datasets: Sequence[str]) -> dict[str, str]:
+    """{data set: prefix of its decoder's keys} as ViTPose++ names them: the first is the main one."""
+    prefixes = ("keypoint_head", *(f"associate_keypoint_heads.{i}" for i in range(len(datasets) - 1)))
+    return dict(zip(datasets, prefixes, strict=True))
+
+
+class Slice(NamedTuple):
+    """A torch tensor and its place in one of our leaves."""
+
+    name: str  # its key
+    shape: tuple[int, ...]  # as torch has it
+    axes: tuple[int, ...]  # torch axes in our order
+    index: tuple[int, ...]  # along the leaf's stacked axes: (), (layer,) or (layer, expert)
+
+    def to_ours(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The torch tensor as our slice."""
+        return array.transpose(self.axes).reshape(shape)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """Our slice as the torch tensor, contiguous."""
+        ordered = array.reshape([self.shape[axis] for axis in self.axes])
+        return np.ascontiguousarray(ordered.transpose(np.argsort(self.axes)))
+
+
+def slices(path: str, shape: tuple[int, ...], decoder_prefixes: Mapping[str, str]) -> list[Slice]:
+    """The torch tensors that make up one leaf, in the leaf's order.
 
     Args:
         path: of a leaf of {"params": …, "batch_stats": …}.
-        depth: number of encoder blocks.
+        shape: of the leaf.
         decoder_prefixes: data-set name to the prefix of its decoder's keys, such as {"coco": "keypoint_head"}.
+
+    Raises:
+        ValueError: if the table has no row for the path, or no prefix is known for its data set.
     """
     tensor = trees.match(TORCH_TENSORS, [path], name="torch tensor")[path]
     dataset = path.split("/")[2] if "/decoders/" in path else ""
@@ -88,67 +136,83 @@ def torch_names(path: str, *, depth: int, decoder_prefixes: Mapping[str, str]) -
             f"{path}: no key prefix is known for the decoder of {dataset!r}, only {dict(decoder_prefixes)}"
         )
     name = tensor.name.replace("{decoder}", decoder_prefixes.get(dataset, ""))
-    return [name.replace("{layer}", str(layer)) for layer in range(depth)] if "{layer}" in name else [name]
+    stacked = [axis for axis in ("{layer}", "{expert}") if axis in name]
+    ordered = tensor.shape(shape[len(stacked) :])
+    torch_shape = tuple(ordered[axis] for axis in np.argsort(tensor.axes))
+    found = []
+    for index in itertools.product(*(range(size) for size in shape[: len(stacked)])):
+        key = name
+        for axis, number in zip(stacked, index, strict=True):
+            key = key.replace(axis, str(number))
+        found.append(Slice(key, torch_shape, tensor.axes, index))
+    return found
+
+
+def torch_shapes(shapes: Mapping, *, decoder_prefixes: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """{official key: shape} of the tensors that make up a model.
+
+    Args:
+        shapes: the model's variables or their `jax.ShapeDtypeStruct`s.
+        decoder_prefixes: data-set name to key prefix.
+    """
+    return {
+        part.name: part.shape
+        for path, leaf in trees.flatten(shapes).items()
+        for part in slices(path, tuple(leaf.shape), decoder_prefixes)
+    }
 
 
 def from_torch(
-    state: Mapping[str, np.ndarray], shapes: Mapping, *, depth: int, decoder_prefixes: Mapping[str, str]
-) -> dict:
+    state: MutableMapping[str, np.ndarray], shapes: Mapping, *, decoder_prefixes: Mapping[str, str]
+) -> dict[str, Any]:
     """Official tensors to the variables of a `ViTPose`.
 
+    Tensors are taken out of `state` as they are copied, so that memory never holds two copies of a model. What is left
+    in it was not needed.
+
     Args:
-        state: official key to array.
+        state: official key to array, of any float type.
         shapes: the model's variables or their `jax.ShapeDtypeStruct`s: which leaves to fill.
-        depth: number of encoder blocks.
         decoder_prefixes: data-set name to key prefix.
 
     Returns:
         {"params": …, "batch_stats": …} with float32 numpy leaves; the second is empty without batch norm.
 
     Raises:
-        ValueError: naming every tensor that is missing or of a wrong shape. Tensors that no leaf needs are ignored.
+        ValueError: naming every tensor that is missing or of a wrong shape; nothing is taken out of `state` then.
     """
-    leaves, faults = {}, []
-    for path, leaf in trees.flatten(shapes).items():
-        axes = trees.match(TORCH_TENSORS, [path], name="torch tensor")[path].axes
-        stacked = "/blocks/" in path
-        slice_shape = tuple(leaf.shape[1:]) if stacked else tuple(leaf.shape)
-        slices = []
-        for name in torch_names(path, depth=depth, decoder_prefixes=decoder_prefixes):
-            array = state.get(name)
-            if array is None:
-                faults.append(f"  {name}: missing, needed for {path}")
-            elif array.ndim != len(axes) or array.size != np.prod(slice_shape):
-                faults.append(f"  {name}: shape {array.shape} does not fit {path} {slice_shape}")
-            else:
-                slices.append(np.asarray(array, np.float32).transpose(axes).reshape(slice_shape))
-        if slices:
-            leaves[path] = np.stack(slices) if stacked and len(slices) == leaf.shape[0] else slices[0]
+    flat = {path: tuple(leaf.shape) for path, leaf in trees.flatten(shapes).items()}
+    plan = {path: slices(path, shape, decoder_prefixes) for path, shape in flat.items()}
+    faults = [
+        f"  {part.name}: {'missing' if part.name not in state else f'shape {state[part.name].shape}'}, "
+        f"expected {part.shape} for {path}"
+        for path, parts in plan.items()
+        for part in parts
+        if part.name not in state or tuple(state[part.name].shape) != part.shape
+    ]
     if faults:
         raise ValueError("the PyTorch weights do not fit this model:\n" + "\n".join(faults))
+    leaves = {}
+    for path, parts in plan.items():
+        leaf = np.empty(flat[path], np.float32)
+        for part in parts:
+            leaf[part.index] = part.to_ours(state.pop(part.name), leaf.shape[len(part.index) :])
+        leaves[path] = leaf
     return {"batch_stats": {}} | trees.unflatten(leaves)
 
 
-def to_torch(
-    variables: Mapping, torch_shapes: Mapping[str, tuple[int, ...]], *, decoder_prefixes: Mapping[str, str]
-) -> dict:
+def to_torch(variables: Mapping, *, decoder_prefixes: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Variables, or a tree of the same paths such as gradients, as official tensors: the inverse of `from_torch`.
 
     Args:
         variables: {"params": …} and, if wanted, {"batch_stats": …}.
-        torch_shapes: shape of every tensor to write.
         decoder_prefixes: data-set name to key prefix.
 
     Returns:
         {official key: float32 array}.
     """
-    state = {}
-    for path, leaf in trees.flatten(variables).items():
-        axes = trees.match(TORCH_TENSORS, [path], name="torch tensor")[path].axes
-        stacked = "/blocks/" in path
-        slices = np.asarray(leaf) if stacked else np.asarray(leaf)[None]
-        names = torch_names(path, depth=len(slices), decoder_prefixes=decoder_prefixes)
-        for name, array in zip(names, slices, strict=True):
-            shape = torch_shapes[name]
-            state[name] = array.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
-    return state
+    return {
+        part.name: part.to_torch(array[part.index])
+        for path, array in ((path, np.asarray(leaf)) for path, leaf in trees.flatten(variables).items())
+        for part in slices(path, array.shape, decoder_prefixes)
+    }

@@ -123,17 +123,49 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with the exact (erf) GELU between them."""
+    """Two linear layers with the exact (erf) GELU between them.
+
+    With experts, the last `part_features` outputs come from the expert of the crop's data set, the others from the
+    layer that all data sets share.
+
+    Source: `vit.py::Mlp`, `vit_moe.py::MoEMlp`.
+    """
 
     mlp_dim: int
+    num_experts: int
+    part_features: int
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Args: x [B, L, D]. Returns: [B, L, D]."""
+    def __call__(self, x: jax.Array, expert: jax.Array | None) -> jax.Array:
+        """Args: x [B, L, D]; expert int32 scalar or [B], None without experts. Returns: [B, L, D]."""
         hidden = nn.Dense(self.mlp_dim, dtype=self.dtype, kernel_init=_weight_init, name="fc1")(x)
         hidden = gelu(hidden)  # [B, L, F]
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=_weight_init, name="fc2")(hidden)
+        shared = nn.Dense(
+            x.shape[-1] - self.part_features, dtype=self.dtype, kernel_init=_weight_init, name="fc2"
+        )(hidden)  # fmt: skip
+        if not self.num_experts:
+            return shared
+        part = Experts(self.num_experts, self.part_features, self.dtype, name="experts")(hidden, expert)
+        return jnp.concatenate([shared, part], axis=-1)
+
+
+class Experts(nn.Module):
+    """A linear layer for each data set, of which a crop uses its own."""
+
+    num_experts: int
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, expert: jax.Array) -> jax.Array:
+        """Args: x [B, L, F]; expert int32 scalar (one for all crops) or [B]. Returns: [B, L, features]."""
+        shape = (self.num_experts, x.shape[-1], self.features)
+        kernel = self.param("kernel", _weight_init, shape, jnp.float32)[expert].astype(self.dtype)  # [(B,) F, p]
+        bias = self.param("bias", nn.initializers.zeros, (self.num_experts, self.features), jnp.float32)[expert]
+        # Each crop has its own copy of its expert's weights: more memory traffic than sorting crops by expert, but one
+        # plain batched product, and a crop has so many tokens that the product outweighs the copy.
+        return x @ kernel + bias.astype(self.dtype)[..., None, :]
 
 
 class Block(nn.Module):
@@ -141,15 +173,19 @@ class Block(nn.Module):
 
     num_heads: int
     mlp_dim: int
+    num_experts: int
+    part_features: int
     dtype: jnp.dtype
     train: bool
     stochastic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, drop_rate: jax.Array) -> tuple[jax.Array, None]:
-        """Args: x [B, L, D]; drop_rate float32 scalar, this layer's. Returns: ([B, L, D], None) as scan wants it."""
-        x = x + self._drop_path(Attention(self.num_heads, self.dtype, name="attn")(_norm("norm1")(x)), drop_rate)
-        x = x + self._drop_path(Mlp(self.mlp_dim, self.dtype, name="mlp")(_norm("norm2")(x)), drop_rate)
+    def __call__(self, x: jax.Array, drop_rate: jax.Array, expert: jax.Array | None) -> tuple[jax.Array, None]:
+        """Args: x [B, L, D]; drop_rate float32 scalar, this layer's; expert see `Mlp`. Returns: ([B, L, D], None)."""
+        attention = Attention(self.num_heads, self.dtype, name="attn")
+        mlp = Mlp(self.mlp_dim, self.num_experts, self.part_features, self.dtype, name="mlp")
+        x = x + self._drop_path(attention(_norm("norm1")(x)), drop_rate)
+        x = x + self._drop_path(mlp(_norm("norm2")(x), expert), drop_rate)
         return x, None
 
     def _drop_path(self, branch: jax.Array, rate: jax.Array) -> jax.Array:
@@ -173,13 +209,15 @@ class ViT(nn.Module):
         depth: number of blocks.
         num_heads: N; must divide D.
         mlp_dim: F.
+        num_experts: E, experts in each block's MLP (ViTPose++); 0 for the plain encoder.
+        part_features: p, outputs of an expert: the last p of the MLP's D.
         ratio: 1, 2 or 4; features are 1/16, 1/8 or 1/4 of the input.
         drop_path: stochastic-depth rate of the last block; the first has 0, between them it grows linearly.
         remat: a key of `REMAT_POLICIES`.
         scan_unroll: blocks per iteration of the scan: more compile slower and may run faster.
         dtype: of the computation; parameters, norms and softmax are float32.
 
-    Source: ViTPose §3; `mmpose/models/backbones/vit.py`.
+    Source: ViTPose §3; `mmpose/models/backbones/vit.py`, `vit_moe.py`.
     """
 
     image_size: Size
@@ -187,6 +225,8 @@ class ViT(nn.Module):
     depth: int
     num_heads: int
     mlp_dim: int
+    num_experts: int = 0
+    part_features: int = 0
     ratio: int = 1
     drop_path: float = 0.0
     remat: str = "none"
@@ -194,19 +234,22 @@ class ViT(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool, expert: jax.Array | None = None) -> jax.Array:
         """Encodes crops.
 
         Args:
             images: float [B, H, W, 3], normalised.
             train: whether stochastic depth drops branches (needs the rng stream "drop_path").
+            expert: int32 scalar or [B], which expert each crop uses, in every block the same; None without experts.
 
         Returns:
             Features [B, rows, cols, D] in `dtype`.
 
         Raises:
-            ValueError: if the images are not of `image_size`.
+            ValueError: if the images are not of `image_size`, or an expert is missing or not wanted.
         """
+        if (expert is None) != (self.num_experts == 0):
+            raise ValueError(f"an encoder of {self.num_experts} experts was given expert {expert}")
         if images.shape[1:] != (*self.image_size, 3):
             raise ValueError(
                 f"images have shape {images.shape}, this model takes [B, {self.image_size[0]}, {self.image_size[1]}, 3]"
@@ -223,11 +266,15 @@ class ViT(nn.Module):
         blocks = nn.scan(
             block,
             variable_axes={"params": 0},
+            in_axes=(0, nn.broadcast),
             split_rngs={"params": True, "drop_path": True},
             length=self.depth,
             unroll=self.scan_unroll,
-        )(self.num_heads, self.mlp_dim, self.dtype, train, self.drop_path > 0, name="blocks")
-        x, _ = blocks(x, jnp.linspace(0.0, self.drop_path, self.depth))
+        )(
+            self.num_heads, self.mlp_dim, self.num_experts, self.part_features, self.dtype, train, self.drop_path > 0,
+            name="blocks",
+        )  # fmt: skip
+        x, _ = blocks(x, jnp.linspace(0.0, self.drop_path, self.depth), expert)
         x = _norm("last_norm")(x).astype(self.dtype)
         return x.reshape(batch, rows, cols, self.embed_dim)
 

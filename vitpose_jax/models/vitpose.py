@@ -32,6 +32,7 @@ class ViTPose(nn.Module):
         backbone: the encoder's fields, keyword arguments of `vit.ViT`.
         decoder: "classic" or "simple".
         num_keypoints: data-set name to K; one decoder each.
+        experts: data-set names in the order of the encoder's experts (ViTPose++); empty for the plain encoder.
         deconv_filters: channels of the classic decoder.
         dtype: of the computation; parameters and heatmaps are float32.
     """
@@ -39,6 +40,7 @@ class ViTPose(nn.Module):
     backbone: Mapping
     decoder: str
     num_keypoints: Mapping[str, int]
+    experts: tuple[str, ...]
     deconv_filters: int
     dtype: jnp.dtype
 
@@ -60,9 +62,14 @@ class ViTPose(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool, datasets: Sequence[str] | None = None
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        datasets: Sequence[str] | None = None,
+        expert: jax.Array | None = None,
     ) -> dict[str, jax.Array]:
-        """Runs the encoder once and the decoders of the named data sets on its features.
+        """Runs the encoder and the decoders of the named data sets on its features.
 
         Args:
             images: uint8 [B, H, W, 3], RGB crops, which are normalised here; or float of the same shape, taken as
@@ -70,6 +77,9 @@ class ViTPose(nn.Module):
             train: batch statistics in batch norm (collection `batch_stats` must be mutable) and stochastic depth (rng
                 stream "drop_path").
             datasets: decoders to run; all when None.
+            expert: int32 [B], index into `experts` of the data set that each crop belongs to; every decoder sees the
+                same features. None with experts: each decoder sees the features of its own expert, and the encoder
+                runs once for each. Without experts always None.
 
         Returns:
             Data-set name to heatmaps, float32 [B, h, w, K]. Raw values: no sigmoid, no softmax.
@@ -80,10 +90,17 @@ class ViTPose(nn.Module):
         unknown = sorted(set(datasets or ()) - set(self.num_keypoints))
         if unknown:
             raise ValueError(f"no decoder for {unknown}; this model has {sorted(self.num_keypoints)}")
+        names = tuple(datasets or self.num_keypoints)
         if images.dtype == jnp.uint8:
             images = normalize(images)
-        features = vit.ViT(**self.backbone, dtype=self.dtype, name="backbone")(images, train=train)
-        names = tuple(datasets or self.num_keypoints)
+        encoder = vit.ViT(**self.backbone, dtype=self.dtype, name="backbone")
+        if not self.experts or expert is not None or not names:
+            shared = encoder(images, train=train, expert=expert if names or not self.experts else jnp.int32(0))
+            features = dict.fromkeys(names, shared)
+        else:
+            features = {
+                name: encoder(images, train=train, expert=jnp.int32(self.experts.index(name))) for name in names
+            }
         return _Decoders(
             self.decoder, {name: self.num_keypoints[name] for name in names}, self.deconv_filters, self.dtype,
             name="decoders",
@@ -91,7 +108,7 @@ class ViTPose(nn.Module):
 
 
 class _Decoders(nn.Module):
-    """The decoders of several data sets on the same features."""
+    """The decoders of several data sets, each on its features."""
 
     decoder: str
     num_keypoints: Mapping[str, int]
@@ -99,11 +116,11 @@ class _Decoders(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+    def __call__(self, features: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
         options = {"filters": self.deconv_filters} if self.decoder == "classic" else {}
         make = decoders.DECODERS[self.decoder]
         return {
-            name: make(num_keypoints=k, dtype=self.dtype, name=name, **options)(features, train=train)
+            name: make(num_keypoints=k, dtype=self.dtype, name=name, **options)(features[name], train=train)
             for name, k in self.num_keypoints.items()
         }
 
@@ -111,6 +128,8 @@ class _Decoders(nn.Module):
 def vitpose(
     *,
     num_keypoints: Mapping[str, int],
+    experts: Sequence[str] = (),
+    part_features: int | None = None,
     size: str | None = None,
     embed_dim: int | None = None,
     depth: int | None = None,
@@ -128,7 +147,11 @@ def vitpose(
     """Makes a ViTPose from plain settings; a config's `model` section and a checkpoint's model file are these.
 
     Args:
-        num_keypoints: data-set name to its number of keypoints; one decoder each.
+        num_keypoints: data-set name to its number of keypoints; one decoder each. Empty for an encoder alone, such as a
+            pre-trained one.
+        experts: names of the data sets that have an expert in each block's MLP, in their order (ViTPose++); every data
+            set with a decoder must be among them. Empty for the plain encoder.
+        part_features: p, outputs of an expert; None without experts.
         size: "s", "b", "l", "h" or "g"; None takes the next four from the caller.
         embed_dim: D. With a `size`, these four override that size's value where given.
         depth: number of encoder blocks.
@@ -171,22 +194,42 @@ def vitpose(
             raise ValueError(f"model {name} must be one of {sorted(known)}, not {value!r}")
     if not 0.0 <= drop_path < 1.0:
         raise ValueError(f"drop_path must be in [0, 1), not {drop_path}")
-    if not num_keypoints or any(k < 1 for k in num_keypoints.values()):
-        raise ValueError(f"num_keypoints must name at least one data set with at least one keypoint: {num_keypoints}")
+    if any(k < 1 for k in num_keypoints.values()):
+        raise ValueError(f"every data set of num_keypoints needs at least one keypoint: {dict(num_keypoints)}")
+    _check_experts(tuple(experts), part_features, num_keypoints, fields["embed_dim"])
     if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
         raise ValueError(f"model image_size must be (height, width) in pixels, not {image_size!r}")
     height, width = image_size
     vit.patch_grid((height, width), ratio)
     return ViTPose(
         backbone={
-            **fields, "image_size": (height, width), "ratio": ratio, "drop_path": drop_path, "remat": remat,
-            "scan_unroll": scan_unroll,
+            **fields, "num_experts": len(experts), "part_features": part_features or 0, "image_size": (height, width),
+            "ratio": ratio, "drop_path": drop_path, "remat": remat, "scan_unroll": scan_unroll,
         },
         decoder=decoder,
         num_keypoints=dict(num_keypoints),
+        experts=tuple(experts),
         deconv_filters=deconv_filters,
         dtype=DTYPES[dtype],
     )  # fmt: skip
+
+
+def _check_experts(
+    experts: tuple[str, ...], part_features: int | None, num_keypoints: Mapping[str, int], embed_dim: int
+) -> None:
+    if not experts:
+        if part_features:
+            raise ValueError(
+                f"part_features is {part_features}, but the model has no experts; name them or leave it out"
+            )
+        return
+    if part_features is None or not 0 < part_features < embed_dim:
+        raise ValueError(f"a model with experts needs part_features between 1 and {embed_dim - 1}, not {part_features}")
+    if len(set(experts)) != len(experts):
+        raise ValueError(f"a data set is named twice among the experts {experts}")
+    without = sorted(set(num_keypoints) - set(experts))
+    if without:
+        raise ValueError(f"the data sets {without} have a decoder but no expert; experts are {experts}")
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

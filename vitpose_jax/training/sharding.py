@@ -32,6 +32,8 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("backbone/blocks/mlp/fc1/bias", ("layers", "mlp")),
     ("backbone/blocks/mlp/fc2/kernel", ("layers", "mlp", "embed")),
     ("backbone/blocks/mlp/fc2/bias", ("layers", None)),
+    ("backbone/blocks/mlp/experts/kernel", ("layers", None, "mlp", "embed")),
+    ("backbone/blocks/mlp/experts/bias", ("layers", None, None)),
     ("backbone/last_norm/(scale|bias)", (None,)),
     ("decoders/[^/]+/deconv[01]/kernel", (None, None, "embed", None)),
     ("decoders/[^/]+/bn[01]/(scale|bias|mean|var)", (None,)),
