@@ -15,7 +15,9 @@ MODELS = [
         embed_dim=32, depth=3, num_heads=4, mlp_dim=64, image_size=(64, 48), decoder=decoder, deconv_filters=16,
         num_keypoints={"coco": 5, "hands": 7}, **experts,
     )
-    for decoder, experts in (("classic", {}), ("simple", {}), ("classic", {"experts": ("coco", "hands"), "part_features": 8}))
+    for decoder, experts in (
+        ("classic", {}), ("simple", {}), ("classic", {"experts": ("coco", "hands"), "part_features": 8}),
+    )
 ]  # fmt: skip
 PREFIXES = {"coco": "keypoint_head", "hands": "associate_keypoint_heads.0"}
 
