@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     config.model.num_keypoints = ConfigDict({"coco": 17})  # a decoder for each data set
     config.model.experts = ()  # data sets with an expert in each block, in their order (ViTPose++)
     config.model.part_features = config_dict.placeholder(int)  # outputs of an expert
+    config.model.layer_norm_eps = 1e-6
     config.model.drop_path = 0.0
     config.model.remat = "none"  # "none", "dots", "full": less memory, more arithmetic
     config.model.scan_unroll = 1

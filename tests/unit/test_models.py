@@ -144,7 +144,14 @@ def test_uint8_images_are_normalised():
 
 def test_drop_path_drops_whole_branches_of_samples_and_keeps_the_mean():
     block = vit.Block(
-        num_heads=4, mlp_dim=64, num_experts=0, part_features=0, dtype=jnp.float32, train=True, stochastic=True
+        num_heads=4,
+        mlp_dim=64,
+        num_experts=0,
+        part_features=0,
+        layer_norm_eps=1e-6,
+        dtype=jnp.float32,
+        train=True,
+        stochastic=True,
     )
     x = jnp.zeros((1, 3, 32)).at[:].set(jax.random.normal(jax.random.key(2), (3, 32)))
     rngs = {"params": jax.random.key(0), "drop_path": jax.random.key(1)}

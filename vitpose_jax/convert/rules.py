@@ -6,7 +6,7 @@ the encoder's blocks, and of the experts in them, are slices of stacked leaves.
 
 import itertools
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,13 +100,22 @@ def decoder_prefixes(datasets: Sequence[str]) -> dict[str, str]:
     return dict(zip(datasets, prefixes, strict=True))
 
 
+def counter_names(prefixes: Mapping[str, str]) -> dict[str, str]:
+    """{official key: "<data set>/<norm>"} of batch norm's step counters, which no arithmetic uses."""
+    return {
+        f"{prefix}.deconv_layers.{3 * i + 1}.num_batches_tracked": f"{dataset}/bn{i}"
+        for dataset, prefix in prefixes.items()
+        for i in range(2)
+    }
+
+
 class Slice(NamedTuple):
     """A torch tensor and its place in one of our leaves."""
 
     name: str  # its key
     shape: tuple[int, ...]  # as torch has it
     axes: tuple[int, ...]  # torch axes in our order
-    index: tuple[int, ...]  # along the leaf's stacked axes: (), (layer,) or (layer, expert)
+    place: tuple[int, ...]  # along the leaf's stacked axes: (), (layer,) or (layer, expert)
 
     def to_ours(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The torch tensor as our slice."""
@@ -163,7 +172,11 @@ def torch_shapes(shapes: Mapping, *, decoder_prefixes: Mapping[str, str]) -> dic
 
 
 def from_torch(
-    state: MutableMapping[str, np.ndarray], shapes: Mapping, *, decoder_prefixes: Mapping[str, str]
+    state: MutableMapping[str, np.ndarray],
+    shapes: Mapping,
+    *,
+    decoder_prefixes: Mapping[str, str],
+    on_tensor: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Official tensors to the variables of a `ViTPose`.
 
@@ -174,6 +187,7 @@ def from_torch(
         state: official key to array, of any float type.
         shapes: the model's variables or their `jax.ShapeDtypeStruct`s: which leaves to fill.
         decoder_prefixes: data-set name to key prefix.
+        on_tensor: called for each tensor that is done.
 
     Returns:
         {"params": …, "batch_stats": …} with float32 numpy leaves; the second is empty without batch norm.
@@ -196,7 +210,8 @@ def from_torch(
     for path, parts in plan.items():
         leaf = np.empty(flat[path], np.float32)
         for part in parts:
-            leaf[part.index] = part.to_ours(state.pop(part.name), leaf.shape[len(part.index) :])
+            leaf[part.place] = part.to_ours(state.pop(part.name), leaf.shape[len(part.place) :])
+            on_tensor()
         leaves[path] = leaf
     return {"batch_stats": {}} | trees.unflatten(leaves)
 
@@ -212,7 +227,7 @@ def to_torch(variables: Mapping, *, decoder_prefixes: Mapping[str, str]) -> dict
         {official key: float32 array}.
     """
     return {
-        part.name: part.to_torch(array[part.index])
+        part.name: part.to_torch(array[part.place])
         for path, array in ((path, np.asarray(leaf)) for path, leaf in trees.flatten(variables).items())
         for part in slices(path, array.shape, decoder_prefixes)
     }

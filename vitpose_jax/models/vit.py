@@ -14,7 +14,7 @@ import numpy as np
 from vitpose_jax.types import Size
 
 PATCH_SIZE = 16
-LAYER_NORM_EPSILON = 1e-6
+LAYER_NORM_EPS = 1e-6
 
 # What a backward pass may keep of a block instead of computing it again, by the name used in configs.
 REMAT_POLICIES: dict[str, Callable | None] = {
@@ -144,7 +144,7 @@ class Mlp(nn.Module):
         shared = nn.Dense(
             x.shape[-1] - self.part_features, dtype=self.dtype, kernel_init=_weight_init, name="fc2"
         )(hidden)  # fmt: skip
-        if not self.num_experts:
+        if expert is None:
             return shared
         part = Experts(self.num_experts, self.part_features, self.dtype, name="experts")(hidden, expert)
         return jnp.concatenate([shared, part], axis=-1)
@@ -175,6 +175,7 @@ class Block(nn.Module):
     mlp_dim: int
     num_experts: int
     part_features: int
+    layer_norm_eps: float
     dtype: jnp.dtype
     train: bool
     stochastic: bool
@@ -184,8 +185,8 @@ class Block(nn.Module):
         """Args: x [B, L, D]; drop_rate float32 scalar, this layer's; expert see `Mlp`. Returns: ([B, L, D], None)."""
         attention = Attention(self.num_heads, self.dtype, name="attn")
         mlp = Mlp(self.mlp_dim, self.num_experts, self.part_features, self.dtype, name="mlp")
-        x = x + self._drop_path(attention(_norm("norm1")(x)), drop_rate)
-        x = x + self._drop_path(mlp(_norm("norm2")(x), expert), drop_rate)
+        x = x + self._drop_path(attention(_norm("norm1", self.layer_norm_eps)(x)), drop_rate)
+        x = x + self._drop_path(mlp(_norm("norm2", self.layer_norm_eps)(x), expert), drop_rate)
         return x, None
 
     def _drop_path(self, branch: jax.Array, rate: jax.Array) -> jax.Array:
@@ -212,6 +213,7 @@ class ViT(nn.Module):
         num_experts: E, experts in each block's MLP (ViTPose++); 0 for the plain encoder.
         part_features: p, outputs of an expert: the last p of the MLP's D.
         ratio: 1, 2 or 4; features are 1/16, 1/8 or 1/4 of the input.
+        layer_norm_eps: added to the variance; the original's value unless another implementation's weights want theirs.
         drop_path: stochastic-depth rate of the last block; the first has 0, between them it grows linearly.
         remat: a key of `REMAT_POLICIES`.
         scan_unroll: blocks per iteration of the scan: more compile slower and may run faster.
@@ -228,6 +230,7 @@ class ViT(nn.Module):
     num_experts: int = 0
     part_features: int = 0
     ratio: int = 1
+    layer_norm_eps: float = LAYER_NORM_EPS
     drop_path: float = 0.0
     remat: str = "none"
     scan_unroll: int = 1
@@ -271,11 +274,11 @@ class ViT(nn.Module):
             length=self.depth,
             unroll=self.scan_unroll,
         )(
-            self.num_heads, self.mlp_dim, self.num_experts, self.part_features, self.dtype, train, self.drop_path > 0,
-            name="blocks",
+            self.num_heads, self.mlp_dim, self.num_experts, self.part_features, self.layer_norm_eps, self.dtype, train,
+            self.drop_path > 0, name="blocks",
         )  # fmt: skip
         x, _ = blocks(x, jnp.linspace(0.0, self.drop_path, self.depth), expert)
-        x = _norm("last_norm")(x).astype(self.dtype)
+        x = _norm("last_norm", self.layer_norm_eps)(x).astype(self.dtype)
         return x.reshape(batch, rows, cols, self.embed_dim)
 
 
@@ -284,9 +287,9 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
 
 
-def _norm(name: str) -> nn.LayerNorm:
+def _norm(name: str, eps: float) -> nn.LayerNorm:
     # float32 inside whatever the inputs are; the Dense layer that follows casts to the computation's dtype.
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, name=name)
+    return nn.LayerNorm(epsilon=eps, dtype=jnp.float32, name=name)
 
 
 def _uniform(bound: float) -> nn.initializers.Initializer:

@@ -139,6 +139,7 @@ def vitpose(
     ratio: int = 1,
     decoder: str = "classic",
     deconv_filters: int = decoders.DECONV_FILTERS,
+    layer_norm_eps: float = vit.LAYER_NORM_EPS,
     drop_path: float = 0.0,
     remat: str = "none",
     scan_unroll: int = 1,
@@ -161,6 +162,7 @@ def vitpose(
         ratio: 1, 2 or 4: features of 1/16, 1/8 or 1/4 of the crop.
         decoder: "classic" or "simple".
         deconv_filters: channels of the classic decoder's transposed convolutions.
+        layer_norm_eps: of the encoder's norms; other than the default for weights of implementations that differ.
         drop_path: stochastic-depth rate of the last block.
         remat: what the backward pass keeps of a block: "none" (all), "dots", "full" (its input only).
         scan_unroll: blocks per iteration of the scan over layers.
@@ -192,6 +194,8 @@ def vitpose(
     ):  # fmt: skip
         if value not in known:
             raise ValueError(f"model {name} must be one of {sorted(known)}, not {value!r}")
+    if not 0.0 < layer_norm_eps < 1.0:
+        raise ValueError(f"layer_norm_eps must be in (0, 1), not {layer_norm_eps}")
     if not 0.0 <= drop_path < 1.0:
         raise ValueError(f"drop_path must be in [0, 1), not {drop_path}")
     if any(k < 1 for k in num_keypoints.values()):
@@ -204,7 +208,8 @@ def vitpose(
     return ViTPose(
         backbone={
             **fields, "num_experts": len(experts), "part_features": part_features or 0, "image_size": (height, width),
-            "ratio": ratio, "drop_path": drop_path, "remat": remat, "scan_unroll": scan_unroll,
+            "ratio": ratio, "layer_norm_eps": layer_norm_eps, "drop_path": drop_path, "remat": remat,
+            "scan_unroll": scan_unroll,
         },
         decoder=decoder,
         num_keypoints=dict(num_keypoints),

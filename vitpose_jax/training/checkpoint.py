@@ -10,6 +10,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from vitpose_jax import trees
+from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet, keypoint_set
 from vitpose_jax.models import pos_embed
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import state as train_state
@@ -113,13 +115,32 @@ class ModelFile:
 
     Attributes:
         settings: keyword arguments of `vitpose_jax.models.vitpose.vitpose`.
-        datasets: per decoder the data set's facts: `keypoint_set` (a name), `udp`.
+        datasets: per decoder the data set's facts: `keypoint_set` (a name), `udp`; for a keypoint set that is not a
+            published one also `keypoints`, its fields.
         codec: how heatmaps were made and are read: `sigma` (cells), `blur_kernel` (cells).
+        provenance: where converted weights came from: `source` (file name), `sha256`, `converter` (version), `layout`,
+            `size`, `decoder`, `datasets`; empty for weights that were trained here.
     """
 
     settings: Mapping[str, Any]
     datasets: Mapping[str, Mapping[str, Any]]
     codec: Mapping[str, Any]
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def keypoint_set(self, dataset: str) -> KeypointSet:
+        """What a data set's decoder predicts.
+
+        Raises:
+            ValueError: the model has no such decoder, or its keypoint set is unknown.
+        """
+        if dataset not in self.datasets:
+            raise ValueError(f"this model has no decoder for {dataset!r}, only for {sorted(self.datasets)}")
+        name, own = self.datasets[dataset]["keypoint_set"], self.datasets[dataset].get("keypoints")
+        if own is not None:
+            return keypoint_set(name, own)
+        if name not in KEYPOINT_SETS:
+            raise ValueError(f"the checkpoint names the keypoint set {name!r}; known are {sorted(KEYPOINT_SETS)}")
+        return KEYPOINT_SETS[name]
 
     def as_json(self) -> dict:
         """Plain dictionaries, lists, strings and numbers."""
@@ -128,6 +149,7 @@ class ModelFile:
             "settings": _plain(self.settings),
             "datasets": _plain(self.datasets),
             "codec": _plain(self.codec),
+            "provenance": _plain(self.provenance),
         }
 
 
@@ -175,10 +197,43 @@ def load_model(path: str | os.PathLike) -> LoadedModel:
         raise ValueError(
             f"{folder / str(step)} has format {restored['model'].get('format')}, this version reads {FORMAT}"
         )
-    file = ModelFile(**{field.name: restored["model"][field.name] for field in dataclasses.fields(ModelFile)})
+    fields = [field.name for field in dataclasses.fields(ModelFile) if field.name in restored["model"]]
+    file = ModelFile(**{name: restored["model"][name] for name in fields})
     found = {name: value for name, value in (metrics[step] or {}).items() if name != _BEST_KEY}
     variables = {"params": restored["state"]["params"], "batch_stats": restored["state"]["batch_stats"]}
     return LoadedModel(vitpose(**file.settings), file, variables, str(folder / str(step)), step, found)
+
+
+def save_model(folder: str | os.PathLike, variables: Mapping[str, Any], model_file: ModelFile) -> None:
+    """Writes weights that were not trained here as a run's folder with one step, whole or not at all.
+
+    Args:
+        folder: must not exist, or be empty.
+        variables: {"params", "batch_stats"} of float32 arrays.
+        model_file: what makes them usable.
+    """
+    folder = pathlib.Path(folder).resolve()
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with ocp.CheckpointManager(
+            epath.Path(partial) / FOLDER,
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+            item_handlers={"state": _frugal_handler(), "model": ocp.JsonCheckpointHandler()},
+        ) as manager:
+            state = {"step": np.array(0, np.int32), "params": variables["params"], "batch_stats": variables["batch_stats"]}
+            manager.save(
+                0,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=_FRUGAL_FILE_BYTES),
+                    model=ocp.args.JsonSave(model_file.as_json()),
+                ),
+            )
+        if folder.is_dir():
+            folder.rmdir()  # empty, or this raises
+        os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def run_folder(step_path: str) -> pathlib.Path:
@@ -268,6 +323,20 @@ def _manager(folder: epath.Path, *, keep_last: int | None) -> ocp.CheckpointMana
         options=ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_best),
         item_handlers={"state": ocp.StandardCheckpointHandler(), "model": ocp.JsonCheckpointHandler()},
     )
+
+
+_FRUGAL_FILE_BYTES = 1 << 26
+
+
+def _frugal_handler() -> ocp.PyTreeCheckpointHandler:
+    """Writes numpy arrays without copying them first: a model in memory is written with hardly any more."""
+    handlers = ocp.type_handlers
+    registry = handlers.create_type_handler_registry(
+        (int, handlers.ScalarHandler()),
+        (np.ndarray, handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, handlers.ArrayHandler()),
+    )
+    return ocp.PyTreeCheckpointHandler(save_concurrent_gb=1, type_handler_registry=registry)
 
 
 def _best(metrics: Mapping[str, float]) -> float:

@@ -1,0 +1,393 @@
+"""What a file of weights is: size, resolution, decoders and data sets, experts; found out from names and shapes.
+
+Where names and shapes do not tell (heads of an encoder, two data sets with as many keypoints), the published models are
+the guide, the file's own notes or the user's word go before, and the report says what was assumed.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitpose_jax import trees
+from vitpose_jax.convert import layouts, rules
+from vitpose_jax.data.datasets import DATASETS
+from vitpose_jax.keypoints import KEYPOINT_SETS
+from vitpose_jax.models import vit
+from vitpose_jax.models.vitpose import SIZES
+from vitpose_jax.types import Size
+
+if TYPE_CHECKING:
+    from vitpose_jax.convert.importer import Options
+
+# ViTPose++ in the order of its experts; the first decoder is the main one.
+PLUS_DATASETS = ("coco", "aic", "mpii", "ap10k", "apt36k", "wholebody")
+# Data sets by the parts of a published file's name, longer ones first.
+_NAMED_IN_FILES = (
+    "coco_25",
+    "wholebody",
+    "crowdpose",
+    "ochuman",
+    "interhand",
+    "apt36k",
+    "ap10k",
+    "mpii",
+    "aic",
+    "coco",
+)
+_CODEC = {"sigma": 2.0, "blur_kernel": 11}  # of every published model
+
+
+@dataclasses.dataclass
+class Description:
+    """A model that a set of tensors seems to be.
+
+    Attributes:
+        settings: keyword arguments of `vitpose`.
+        size: "s" … "g", or None for a size of one's own.
+        prefixes: data set to the prefix of its decoder's names.
+        datasets: `ModelFile.datasets`.
+        codec: `ModelFile.codec`.
+        counters: batch norm's step counters, by official name.
+        ignored: official names that are left out, with the reason.
+        split_from: for a model of one data set that was split off a ViTPose++: `experts`, `part_features`, `expert`.
+        notes: what was assumed or changed.
+        faults: what cannot be.
+    """
+
+    settings: dict[str, Any]
+    size: str | None
+    prefixes: dict[str, str]
+    datasets: dict[str, dict[str, Any]]
+    codec: dict[str, Any]
+    counters: dict[str, int]
+    ignored: dict[str, str]
+    split_from: dict[str, Any] | None
+    notes: list[str]
+    faults: list[str]
+
+
+def describe(
+    found: layouts.Recognised, file_name: str, options: "Options", *, known: Mapping[str, Any], own: Mapping[str, Any]
+) -> Description:
+    """Finds out what model the tensors are, and brings them into the form that the model's table expects.
+
+    Tensors without a place in the model (counters, leftovers) are taken out of `found.tensors`; a smaller patch kernel
+    is padded and a missing class-token row of the position embedding added.
+
+    Args:
+        found: the tensors under official names.
+        file_name: may name the data set.
+        options: what the user says.
+        known: settings that a Hugging Face config tells.
+        own: our model file, if it came along.
+    """
+    tensors = found.tensors
+    counters = {
+        name: int(tensors.pop(name)) for name in [n for n in tensors if n.endswith("num_batches_tracked")]
+    }  # fmt: skip
+    notes: list[str] = []
+    faults: list[str] = []
+    needed = [name for name in ("backbone.patch_embed.proj.weight", "backbone.pos_embed") if name not in tensors]
+    if needed or tensors["backbone.pos_embed"].ndim != 3 or tensors["backbone.patch_embed.proj.weight"].ndim != 4:
+        raise ValueError(f"{file_name} is not a ViTPose: {needed or 'its embeddings'} is missing or misshapen")
+    _pad_patch_kernel(tensors, notes)
+    if found.layout in (layouts.MMPOSE, layouts.MMPRETRAIN):
+        _add_class_row(tensors, notes)
+    if own:
+        settings = dict(own["settings"])
+        order = tuple(own["order"])
+        return Description(
+            settings, _size_of(settings), rules.decoder_prefixes(order), dict(own["datasets"]), dict(own["codec"]),
+            counters, {}, None, notes, faults,
+        )  # fmt: skip
+
+    encoder = _encoder(tensors, options, known, notes, faults)
+    experts, part_features, ignored, split_from = _experts(tensors, options, notes, faults)
+    split_of = split_from["expert"] if split_from else None
+    prefixes = _decoders(tensors, file_name, options, experts, split_of, ignored, notes, faults)
+    settings = {
+        **encoder,
+        "image_size": list(_image_size(tensors, found.layout, options, known, notes)),
+        "decoder": _decoder_kind(tensors),
+        "num_keypoints": {
+            dataset: int(tensors[f"{prefix}.final_layer.weight"].shape[0])
+            for dataset, prefix in prefixes.items()
+            if f"{prefix}.final_layer.weight" in tensors
+        },
+        "experts": list(experts),
+        "part_features": part_features,
+        "layer_norm_eps": known.get("layer_norm_eps", vit.LAYER_NORM_EPS),
+        "dtype": "float32",
+    }
+    if settings["decoder"] == "classic" and "keypoint_head.deconv_layers.0.weight" in tensors:
+        settings["deconv_filters"] = int(tensors["keypoint_head.deconv_layers.0.weight"].shape[1])
+    datasets = {name: _dataset_facts(name, options) for name in prefixes}
+    return Description(
+        settings, _size_of(settings), prefixes, datasets, dict(_CODEC), counters, ignored, split_from, notes, faults
+    )  # fmt: skip
+
+
+def lines(described: Description) -> Iterator[str]:
+    """The report of what was found, line by line."""
+    settings = described.settings
+    size = f"ViTPose-{described.size.upper()}" if described.size else "a size of its own"
+    filled = {
+        **dict(zip(("embed_dim", "depth", "num_heads", "mlp_dim"), SIZES.get(described.size or "", ()), strict=False))
+    }
+    width, depth, heads = (settings.get(key) or filled.get(key) for key in ("embed_dim", "depth", "num_heads"))
+    height, image_width = settings["image_size"]
+    rows, cols = vit.patch_grid((height, image_width), settings.get("ratio", 1))
+    yield (
+        f"  encoder   {size}: {width} wide, {depth} blocks, {heads} heads; {height}x{image_width} crops, "
+        f"{rows}x{cols} patches"
+    )
+    if settings.get("experts"):
+        names = ", ".join(settings["experts"])
+        yield f"  experts   {len(settings['experts'])} of {settings['part_features']} features: {names}"
+    keypoints = ", ".join(f"{name} ({k} keypoints)" for name, k in settings["num_keypoints"].items())
+    yield f"  decoders  {settings['decoder'] + ': ' + keypoints if keypoints else 'none: an encoder alone'}"
+    for note in described.notes:
+        yield f"  note      {note}"
+
+
+def leaves(variables: Mapping) -> list[tuple[str, np.ndarray]]:
+    """(path, leaf) of a model's variables."""
+    return list(trees.flatten(variables).items())
+
+
+def _encoder(
+    tensors: Mapping[str, np.ndarray], options: "Options", known: Mapping[str, Any], notes: list[str], faults: list[str]
+) -> dict[str, int]:
+    """embed_dim, depth, num_heads, mlp_dim."""
+    embed_dim = int(tensors["backbone.pos_embed"].shape[-1])
+    numbers = {int(m[1]) for name in tensors if (m := re.match(r"backbone\.blocks\.(\d+)\.", name))}
+    published = next((fields for fields in SIZES.values() if fields[0] == embed_dim), None)
+    depth = options.depth or known.get("depth") or (published[1] if published else max(numbers, default=0) + 1)
+    if numbers and max(numbers) + 1 != depth:
+        faults.append(
+            f"the file has blocks 0 to {max(numbers)}, an encoder {embed_dim} wide should have {depth}; "
+            "if it is meant to, say so by --depth"
+        )
+    num_heads = options.num_heads or known.get("num_heads") or (published[2] if published else None)
+    if num_heads is None:
+        raise ValueError(
+            f"the weights do not say how many heads the encoder has, and no published one is {embed_dim} wide; say it "
+            "by --num-heads"
+        )
+    if not known.get("num_heads") and not options.num_heads:
+        notes.append(f"{num_heads} heads: the published number for this width (--num-heads for another)")
+    fc1 = next((array for name, array in tensors.items() if name.endswith("mlp.fc1.weight")), None)
+    mlp_dim = int(fc1.shape[0]) if fc1 is not None and fc1.ndim == 2 else 4 * embed_dim
+    return {"embed_dim": embed_dim, "depth": depth, "num_heads": int(num_heads), "mlp_dim": mlp_dim}
+
+
+def _experts(
+    tensors: dict[str, np.ndarray], options: "Options", notes: list[str], faults: list[str]
+) -> tuple[tuple[str, ...], int | None, dict[str, str], dict[str, Any] | None]:
+    """(experts' data sets, their width, what is ignored, `Description.split_from`)."""
+    numbers = sorted({int(m[1]) for name in tensors if (m := re.search(r"\.mlp\.experts\.(\d+)\.", name))})
+    first, fc2 = (tensors.get(f"backbone.blocks.0.mlp.{part}.weight") for part in ("experts.0", "fc2"))
+    if not numbers or first is None or fc2 is None:
+        return (), None, {}, None
+    part, embed_dim = int(first.shape[0]), int(tensors["backbone.pos_embed"].shape[-1])
+    names = PLUS_DATASETS if len(numbers) == len(PLUS_DATASETS) else tuple(options.datasets)
+    if fc2.shape[0] == embed_dim:  # merged by the original's split script, which leaves the experts in
+        same = [e for e in numbers if np.array_equal(fc2[-part:], tensors[f"backbone.blocks.0.mlp.experts.{e}.weight"])]
+        merged = names[same[0]] if len(same) == 1 and same[0] < len(names) else None
+        reason = "left over by the original's split script; the data set's own expert is part of fc2"
+        leftovers = [name for name in tensors if ".mlp.experts." in name or name.startswith("associate_keypoint_heads")]
+        for name in leftovers:
+            del tensors[name]
+        split_from = None
+        if merged:
+            notes.append(f"a split ViTPose++: fc2 holds the expert of {merged}")
+            split_from = {"experts": list(names), "part_features": part, "expert": merged}
+        return (), None, dict.fromkeys(leftovers, reason), split_from
+    if len(names) != len(numbers):
+        faults.append(f"{len(numbers)} experts, ViTPose++ has {len(PLUS_DATASETS)}: name their data sets by --datasets")
+        names = tuple(f"expert{e}" for e in numbers)
+    return names, part, {}, None
+
+
+def _decoders(
+    tensors: dict[str, np.ndarray],
+    file_name: str,
+    options: "Options",
+    experts: tuple[str, ...],
+    split_of: str | None,
+    ignored: dict[str, str],
+    notes: list[str],
+    faults: list[str],
+) -> dict[str, str]:
+    """{data set: prefix} of the decoders that are kept. Takes the others out."""
+    prefixes = sorted(
+        {m[0] for name in tensors if (m := re.match(r"keypoint_head|associate_(keypoint_)?heads\.\d+", name))},
+        key=lambda prefix: (prefix != "keypoint_head", _number(prefix)),
+    )
+    if not prefixes:
+        return {}
+    if len(prefixes) > 1 and experts and not options.datasets:
+        names: tuple[str, ...] = PLUS_DATASETS[: len(prefixes)]
+    elif options.datasets:
+        names = tuple(options.datasets)
+    else:
+        names = (_guess_dataset(tensors, prefixes[0], file_name, options, split_of, notes),)
+    if len(names) > len(prefixes) or len(set(names)) != len(names):
+        faults.append(f"--datasets names {list(names)}, the file has {len(prefixes)} decoder(s); each needs one name")
+        names = names[: len(prefixes)]
+    for prefix in prefixes[len(names) :]:
+        for name in [name for name in tensors if name.startswith(f"{prefix}.")]:
+            del tensors[name]
+            ignored[name] = "a further data set's decoder; the file does not say which: --datasets names and keeps them"
+    kept = dict(zip(names, prefixes, strict=False))
+    for dataset, prefix in kept.items():
+        _check_keypoints(tensors, dataset, prefix, options, notes, faults)
+    return kept
+
+
+def _guess_dataset(
+    tensors: Mapping[str, np.ndarray],
+    prefix: str,
+    file_name: str,
+    options: "Options",
+    split_of: str | None,
+    notes: list[str],
+) -> str:
+    """The data set of a file's only named decoder."""
+    if options.keypoints is not None:
+        return options.keypoints.name
+    count = _keypoint_count(tensors, prefix)
+    if split_of and _expected_keypoints(split_of) == count:
+        return split_of
+    fitting = [name for name in _NAMED_IN_FILES if _expected_keypoints(name) == count]
+    tokens = file_name.lower().replace("-", "_").replace("+", "_")
+    named = next((name for name in _NAMED_IN_FILES if name in tokens and name in fitting), None)
+    if named:
+        return named
+    usual = next((name for name in ("coco", *PLUS_DATASETS, *fitting) if name in fitting), None)
+    if usual is None:
+        raise ValueError(
+            f"{file_name}: its decoder has {count} keypoints, which no published data set has; describe them by "
+            "--keypoints FILE"
+        )
+    others = [name for name in fitting if name != usual and name not in ("ochuman",)]
+    if others:
+        notes.append(f"{count} keypoints: taken for {usual} (could be {' or '.join(others)}: --datasets says which)")
+    return usual
+
+
+def _check_keypoints(
+    tensors: dict[str, np.ndarray], dataset: str, prefix: str, options: "Options", notes: list[str], faults: list[str]
+) -> None:
+    """Compares a decoder with its data set; cuts the rows with which joint training pads a decoder."""
+    count = _keypoint_count(tensors, prefix)
+    expected = len(options.keypoints) if options.keypoints is not None else _expected_keypoints(dataset)
+    if expected is None:
+        faults.append(
+            f"data set {dataset!r} is not a published one; describe its {count} keypoints by --keypoints FILE"
+        )
+    elif count > expected and prefix.startswith("associate_keypoint_heads"):
+        for leaf in ("weight", "bias"):
+            tensors[f"{prefix}.final_layer.{leaf}"] = tensors[f"{prefix}.final_layer.{leaf}"][:expected]
+        notes.append(f"{prefix}.final_layer: rows {expected} to {count - 1} are padding of the joint training, cut")
+    elif count != expected:
+        faults.append(f"{prefix} has {count} keypoints, {dataset} has {expected}; --datasets names another")
+
+
+def _keypoint_count(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
+    array = tensors.get(f"{prefix}.final_layer.weight", tensors.get(f"{prefix}.final_layer.bias"))
+    if array is None:
+        raise ValueError(f"the decoder {prefix} has no final_layer; the file is incomplete")
+    return int(array.shape[0])
+
+
+def _expected_keypoints(dataset: str) -> int | None:
+    keypoint_set = KEYPOINT_SETS.get(_keypoint_set_name(dataset))
+    return len(keypoint_set) if keypoint_set else None
+
+
+def _keypoint_set_name(dataset: str) -> str:
+    if dataset in DATASETS:
+        return DATASETS[dataset].keypoint_set.name
+    return {"ochuman": "coco", "apt36k": "ap10k"}.get(dataset, dataset)
+
+
+def _dataset_facts(dataset: str, options: "Options") -> dict[str, Any]:
+    """The entry of `ModelFile.datasets`."""
+    udp = DATASETS[dataset].udp if dataset in DATASETS else True
+    if options.keypoints is not None:
+        own = dataclasses.asdict(options.keypoints)
+        return {"keypoint_set": own.pop("name"), "udp": udp, "keypoints": own}
+    return {"keypoint_set": _keypoint_set_name(dataset), "udp": udp}
+
+
+def _decoder_kind(tensors: Mapping[str, np.ndarray]) -> str:
+    final = tensors.get("keypoint_head.final_layer.weight")
+    simple = final is not None and final.ndim == 4 and final.shape[2:] == (3, 3)
+    return "simple" if simple and "keypoint_head.deconv_layers.0.weight" not in tensors else "classic"
+
+
+def _image_size(
+    tensors: Mapping[str, np.ndarray], layout: str, options: "Options", known: Mapping[str, Any], notes: list[str]
+) -> Size:
+    """(H, W) of the crops that the position embedding is for: 4:3 as all published pose models, else square."""
+    tokens = int(tensors["backbone.pos_embed"].shape[1]) - 1
+    if options.source_image_size or "image_size" in known:
+        return options.source_image_size or known["image_size"]
+    pose = layout not in (layouts.MAE, layouts.MMPRETRAIN)
+    unit, side = math.isqrt(tokens // 12), math.isqrt(tokens)
+    if pose and tokens and 12 * unit * unit == tokens:
+        return 4 * unit * vit.PATCH_SIZE, 3 * unit * vit.PATCH_SIZE
+    if tokens and side * side == tokens:
+        if pose:
+            notes.append(f"{side}x{side} patches: a square crop")
+        return side * vit.PATCH_SIZE, side * vit.PATCH_SIZE
+    raise ValueError(
+        f"a position embedding of {tokens} patches is neither 4:3 nor square; say what it is for by --source-image-size"
+    )
+
+
+def _pad_patch_kernel(tensors: dict[str, np.ndarray], notes: list[str]) -> None:
+    """Zeroes around a kernel smaller than 16x16, as the original pads MAE's 14x14 (`checkpoint.py`, mode "pad")."""
+    kernel = tensors["backbone.patch_embed.proj.weight"]
+    old = kernel.shape[-1]
+    if kernel.shape[-2:] == (old, old) and old < vit.PATCH_SIZE:
+        before = (vit.PATCH_SIZE - old) // 2
+        after = vit.PATCH_SIZE - old - before
+        around = ((0, 0), (0, 0), (before, after), (before, after))
+        tensors["backbone.patch_embed.proj.weight"] = np.pad(kernel, around)
+        notes.append(
+            f"patch kernel {old}x{old}: padded with zeros to {vit.PATCH_SIZE}x{vit.PATCH_SIZE}, as the original"
+        )
+
+
+def _add_class_row(tensors: dict[str, np.ndarray], notes: list[str]) -> None:
+    """Layouts without class token lack the row that the original adds to every patch's position."""
+    embedding = tensors["backbone.pos_embed"]
+    tokens = embedding.shape[1]
+    if math.isqrt(tokens - 1) ** 2 == tokens - 1 and math.isqrt(tokens) ** 2 != tokens and tokens % 12:
+        return  # mmpretrain's encoders with a class token have the row
+    zeros = np.zeros_like(embedding[:, :1])
+    tensors["backbone.pos_embed"] = np.concatenate([zeros, embedding], axis=1)
+    notes.append("position embedding: this layout has no class-token row, zeros added")
+
+
+def _fields(settings: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """(embed_dim, depth, num_heads, mlp_dim): of the named size where they are not given."""
+    names = ("embed_dim", "depth", "num_heads", "mlp_dim")
+    return tuple(
+        settings.get(name) or default
+        for name, default in zip(names, SIZES.get(settings.get("size") or "", (None,) * 4), strict=True)
+    )
+
+
+def _size_of(settings: Mapping[str, Any]) -> str | None:
+    return next((name for name, fields in SIZES.items() if fields == _fields(settings)), None)
+
+
+def _number(prefix: str) -> int:
+    return int(prefix.rsplit(".", 1)[1]) if "." in prefix else 0

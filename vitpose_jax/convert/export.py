@@ -1,0 +1,78 @@
+"""From a checkpoint of this project to the official layout, tensor by tensor and bit by bit."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vitpose_jax.convert import rules, torch_file
+from vitpose_jax.training.checkpoint import ModelFile
+
+
+def write_pth(path: pathlib.Path, variables: Mapping, file: ModelFile) -> None:
+    """Writes a file that the original code loads; our model file stands among its notes, for an exact way back.
+
+    Args:
+        path: written whole or not at all.
+        variables: {"params", "batch_stats"}.
+        file: the model's settings and data sets.
+
+    Raises:
+        ValueError: the file is there already.
+    """
+    if path.exists():
+        raise ValueError(f"{path} is there already; choose another name, or delete it first")
+    torch_file.write_pth(path, official_tensors(variables, file), meta={torch_file.OWN_ENTRY: model_file_json(file)})
+
+
+def official_tensors(variables: Mapping, file: ModelFile) -> dict[str, np.ndarray]:
+    """{official key: array} in the order of the original, batch norm's step counters included."""
+    prefixes = rules.decoder_prefixes(decoder_order(file))
+    tensors = rules.to_torch(variables, decoder_prefixes=prefixes)
+    counted = file.provenance.get("counters", {})
+    for name, key in rules.counter_names(prefixes).items():
+        if name.replace("num_batches_tracked", "running_mean") in tensors:
+            tensors[name] = np.array(counted.get(key, 0), np.int64)
+    return {name: tensors[name] for name in sorted(tensors, key=_official_place)}
+
+
+def decoder_order(file: ModelFile) -> tuple[str, ...]:
+    """Data sets in the order of their decoders in the official layout: that of the experts, if there are any."""
+    names = tuple(file.settings["num_keypoints"])
+    return tuple(name for name in file.settings.get("experts") or names if name in names)
+
+
+def model_file_json(file: ModelFile) -> dict[str, Any]:
+    """Our model file as it accompanies exported weights; `order` says whose decoder is the first, second …"""
+    return {**file.as_json(), "order": list(decoder_order(file))}
+
+
+def with_one_decoder(variables: Mapping, file: ModelFile, dataset: str) -> tuple[dict, ModelFile]:
+    """The model with the decoder of one data set only."""
+    parts = {
+        part: {name: {dataset: tree[dataset]} if name == "decoders" else tree for name, tree in variables[part].items()}
+        for part in ("params", "batch_stats")
+    }
+    single = dataclasses.replace(
+        file,
+        settings={**file.settings, "num_keypoints": {dataset: file.settings["num_keypoints"][dataset]}},
+        datasets={dataset: file.datasets[dataset]},
+    )
+    return parts, single
+
+
+_GROUPS = ("backbone.pos_embed", "backbone.patch_embed", "backbone.blocks", "backbone.last_norm", "keypoint_head")
+_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "mlp.experts")
+_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def _official_place(name: str) -> tuple:
+    """Sorts names as the original's modules register their tensors."""
+    group = next((i for i, start in enumerate(_GROUPS) if name.startswith(start)), len(_GROUPS))
+    part = next((i for i, part in enumerate(_PARTS) if f".{part}." in name), 0)
+    numbers = tuple(int(word) for word in name.split(".") if word.isdigit())
+    module = numbers[0] if name.startswith(("backbone.blocks.", "associate_")) else 0  # block, or further decoder
+    leaf = name.rsplit(".", 1)[-1]
+    return group, module, part, "final_layer" in name, numbers, _LEAVES.index(leaf) if leaf in _LEAVES else -1

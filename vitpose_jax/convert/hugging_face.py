@@ -1,0 +1,157 @@
+"""Hugging Face's VitPose: what its config says, and folders that `transformers` loads."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vitpose_jax.convert import layouts, torch_file
+from vitpose_jax.convert.export import model_file_json, official_tensors, with_one_decoder
+from vitpose_jax.data.files import write_text
+from vitpose_jax.keypoints import KeypointSet
+from vitpose_jax.models import decoders, vit
+from vitpose_jax.models.vitpose import IMAGE_MEAN, IMAGE_STD, vitpose
+from vitpose_jax.training.checkpoint import ModelFile
+
+OWN_FILE = "vitpose_jax.json"  # our model file in such a folder, for an exact way back
+
+
+def settings_of(config: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """What a `config.json` says of the model: `num_heads`, `depth`, `image_size`, `layer_norm_eps`.
+
+    Raises:
+        ValueError: it is another model's, or of a kind of VitPose that the original never was.
+    """
+    if config.get("model_type") != "vitpose":
+        raise ValueError(f"{path} is of model_type {config.get('model_type')!r}, not 'vitpose'")
+    backbone = config.get("backbone_config") or {}
+    only = {
+        "patch_size": (backbone.get("patch_size", [16, 16]), ([16, 16], 16)),
+        "hidden_act": (backbone.get("hidden_act", "gelu"), ("gelu",)),
+        "qkv_bias": (backbone.get("qkv_bias", True), (True,)),
+        "scale_factor": (config.get("scale_factor", 4), (4,)),
+    }
+    for key, (value, allowed) in only.items():
+        if value not in allowed:
+            raise ValueError(f"{path}: {key} is {value!r}; the models here have {allowed[0]!r}")
+    size = backbone.get("image_size", [256, 192])
+    return {
+        "num_heads": int(backbone.get("num_attention_heads", 12)),
+        "depth": int(backbone.get("num_hidden_layers", 12)),
+        "image_size": (size, size) if isinstance(size, int) else tuple(size),
+        "layer_norm_eps": float(backbone.get("layer_norm_eps", 1e-12)),
+    }
+
+
+def write(folder: pathlib.Path, variables: Mapping, file: ModelFile, dataset: str | None) -> None:
+    """Writes `config.json`, `preprocessor_config.json`, `model.safetensors` and our own model file.
+
+    Args:
+        folder: must not exist, or be empty.
+        variables: {"params", "batch_stats"}.
+        file: the model's settings and data sets.
+        dataset: the decoder to write, for a model of several: Hugging Face's models have one. None takes the only one.
+
+    Raises:
+        ValueError: Hugging Face's VitPose cannot be this model.
+    """
+    dataset = _one_dataset(file, dataset)
+    config = _config(file, dataset)
+    variables, single = with_one_decoder(variables, file, dataset)
+    split = layouts.split_qkv(official_tensors(variables, single))
+    names = layouts.rename(split, layouts.HUGGING_FACE, to_layout=True)
+    tensors = {str(names[name]): array for name, array in split.items()}
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        torch_file.write_safetensors(partial / torch_file.SAFETENSORS_FILE, tensors)
+        write_text(partial / "config.json", json.dumps(config, indent=2) + "\n")
+        write_text(partial / "preprocessor_config.json", json.dumps(_processor(file), indent=2) + "\n")
+        write_text(partial / OWN_FILE, json.dumps(model_file_json(single), indent=2) + "\n")
+        if folder.is_dir():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _one_dataset(file: ModelFile, dataset: str | None) -> str:
+    names = list(file.settings["num_keypoints"])
+    if not names:
+        raise ValueError("this is an encoder alone; Hugging Face's VitPose needs a decoder")
+    if dataset is None and len(names) > 1:
+        raise ValueError(f"a Hugging Face folder holds one decoder, this model has {names}: name one by --datasets")
+    if dataset is not None and dataset not in names:
+        raise ValueError(f"this model has no decoder for {dataset!r}, only for {names}")
+    return dataset or names[0]
+
+
+def _config(file: ModelFile, dataset: str) -> dict[str, Any]:
+    model = vitpose(**file.settings)
+    fields = model.backbone
+    height, width = model.image_size
+    ratio = fields["mlp_dim"] / fields["embed_dim"]
+    cannot = [
+        (fields["ratio"] != 1, f"its patches overlap (ratio {fields['ratio']})"),
+        (ratio != int(ratio), f"its MLP is {ratio:.3g} times as wide as the encoder, not a whole number of times"),
+        (
+            model.decoder == "classic" and model.deconv_filters != decoders.DECONV_FILTERS,
+            f"its decoder has {model.deconv_filters} filters instead of {decoders.DECONV_FILTERS}",
+        ),
+        (
+            model.patch_grid != (height // vit.PATCH_SIZE, width // vit.PATCH_SIZE),
+            f"a {height}x{width} crop has {model.patch_grid} patches, which is not its size over {vit.PATCH_SIZE}",
+        ),
+    ]
+    reasons = [reason for wrong, reason in cannot if wrong]
+    if reasons:
+        raise ValueError(f"Hugging Face's VitPose cannot be this model: {'; '.join(reasons)}")
+    keypoints: KeypointSet = file.keypoint_set(dataset)
+    depth = fields["depth"]
+    backbone = {
+        "model_type": "vitpose_backbone",
+        "image_size": [height, width],
+        "patch_size": [vit.PATCH_SIZE, vit.PATCH_SIZE],
+        "num_channels": 3,
+        "hidden_size": fields["embed_dim"],
+        "num_hidden_layers": depth,
+        "num_attention_heads": fields["num_heads"],
+        "mlp_ratio": int(ratio),
+        "num_experts": fields["num_experts"] or 1,
+        "part_features": fields["part_features"],
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "layer_norm_eps": fields["layer_norm_eps"],
+        "out_features": [f"stage{depth}"],
+        "out_indices": [depth],
+    }
+    return {
+        "architectures": ["VitPoseForPoseEstimation"],
+        "model_type": "vitpose",
+        "backbone_config": backbone,
+        "use_simple_decoder": model.decoder == "simple",
+        "scale_factor": decoders.UPSCALE,
+        "id2label": dict(enumerate(keypoints.names)),
+        "label2id": {name: number for number, name in enumerate(keypoints.names)},
+        "edges": np.asarray(keypoints.skeleton_index).tolist(),
+        "torch_dtype": "float32",
+    }
+
+
+def _processor(file: ModelFile) -> dict[str, Any]:
+    height, width = file.settings["image_size"]
+    return {
+        "image_processor_type": "VitPoseImageProcessor",
+        "do_affine_transform": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "image_mean": list(IMAGE_MEAN),
+        "image_std": list(IMAGE_STD),
+        "rescale_factor": 1 / 255,
+        "normalize_factor": 200.0,
+        "size": {"height": height, "width": width},
+    }
