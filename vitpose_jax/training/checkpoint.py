@@ -115,11 +115,15 @@ class ModelFile:
         settings: keyword arguments of `vitpose_jax.models.vitpose.vitpose`.
         datasets: per decoder the data set's facts: `keypoint_set` (a name), `udp`.
         codec: how heatmaps were made and are read: `sigma` (cells), `blur_kernel` (cells).
+        provenance: where converted weights come from: `source` (file name), `sha256`, `converter` (its version),
+            `layout`, `size`, `decoder`, `datasets`, `recognized_as` (a key of `convert.released.RELEASED`, or None).
+            Empty for weights that were trained here.
     """
 
     settings: Mapping[str, Any]
     datasets: Mapping[str, Mapping[str, Any]]
     codec: Mapping[str, Any]
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def as_json(self) -> dict:
         """Plain dictionaries, lists, strings and numbers."""
@@ -128,6 +132,7 @@ class ModelFile:
             "settings": _plain(self.settings),
             "datasets": _plain(self.datasets),
             "codec": _plain(self.codec),
+            "provenance": _plain(self.provenance),
         }
 
 
@@ -175,7 +180,8 @@ def load_model(path: str | os.PathLike) -> LoadedModel:
         raise ValueError(
             f"{folder / str(step)} has format {restored['model'].get('format')}, this version reads {FORMAT}"
         )
-    file = ModelFile(**{field.name: restored["model"][field.name] for field in dataclasses.fields(ModelFile)})
+    saved_file = {"provenance": {}} | restored["model"]  # a model file may be older than that field
+    file = ModelFile(**{field.name: saved_file[field.name] for field in dataclasses.fields(ModelFile)})
     found = {name: value for name, value in (metrics[step] or {}).items() if name != _BEST_KEY}
     variables = {"params": restored["state"]["params"], "batch_stats": restored["state"]["batch_stats"]}
     return LoadedModel(vitpose(**file.settings), file, variables, str(folder / str(step)), step, found)
