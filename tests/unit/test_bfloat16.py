@@ -95,21 +95,28 @@ def test_what_cannot_be_compared_is_refused(model, variables, split):
         shift(model, variables, split, dataset="mpii")
     broken = jax.tree.map(lambda leaf: leaf * np.nan, variables)
     with pytest.raises(ValueError, match="predictions are not finite"):
-        shift(model, broken, split)
+        shift(model, broken, split, flip_test=False)
     flat = jax.tree.map(jnp.zeros_like, variables)
     with pytest.raises(ValueError, match="nothing to compare"):
-        shift(model, flat, split)
+        shift(model, flat, split, flip_test=False)
 
 
 def test_the_command_prints_one_line(built, model, variables, tmp_path, monkeypatch, capsys):
-    file = checkpoint.ModelFile(settings=SETTINGS, datasets={}, codec={"sigma": 2.0, "blur_kernel": 11})
+    def measured(given_model, given_variables, split, **settings):
+        assert given_model is model
+        assert given_variables is variables
+        assert (split.name, settings) == ("val", {"dataset": "coco", "blur_kernel": 17, "batch_size": 2})
+        return {"image_px": {"p50": 0.25}}
+
+    file = checkpoint.ModelFile(settings=SETTINGS, datasets={}, codec={"sigma": 3.0, "blur_kernel": 17})
     loaded = checkpoint.LoadedModel(model, file, variables, "folder/1", 1, {})
     monkeypatch.setattr(checkpoint, "load_model", lambda path: loaded)
-    monkeypatch.setattr(sys, "argv", ["bfloat16", "--checkpoint", "folder", "--data", str(built)])
+    monkeypatch.setattr(bfloat16, "keypoint_shift", measured)
+    command = ["bfloat16", "--checkpoint", "folder", "--batch_size", "2", "--data"]
+    monkeypatch.setattr(sys, "argv", [*command, str(built)])
     bfloat16.main()
     found = json.loads(capsys.readouterr().out)
-    assert found["checkpoint"] == "folder/1"
-    assert found["crop_px"]["p50"] <= found["crop_px"]["p99"] <= found["crop_px"]["max"]
-    monkeypatch.setattr(sys, "argv", ["bfloat16", "--checkpoint", "folder", "--data", str(tmp_path)])
+    assert found == {"checkpoint": "folder/1", "data": str(built), "split": "val", "image_px": {"p50": 0.25}}
+    monkeypatch.setattr(sys, "argv", [*command, str(tmp_path)])
     with pytest.raises(SystemExit, match="there is no built data set"):
         bfloat16.main()

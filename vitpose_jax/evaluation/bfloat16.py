@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from vitpose_jax import geometry
 from vitpose_jax.data import datasets, pipeline
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="coco", help="name of the decoder")
     parser.add_argument("--batch_size", type=int, default=16)
     given = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # Orbax tells how it opens a folder
     try:
         loaded = checkpoint.load_model(given.checkpoint)
         found = keypoint_shift(
