@@ -2,9 +2,11 @@
 
     python eval.py --config configs/vitpose_b.py --checkpoint runs/vitpose_b [--config.eval.boxes=annotations …]
 
-The model comes from the checkpoint, data sets and evaluation settings from the config. Writes, into --workdir (default:
-the checkpoint's run): eval.json (data set, metric, value), results_<data set>.json in COCO's result format, and a
-picture of predictions beside ground truth.
+The model comes from the checkpoint, data sets and evaluation settings from the config. Numbers that were published for
+converted weights are printed beside the measured ones.
+
+Writes, into --workdir (default: the checkpoint's run): eval.json (data set, metric, value), results_<data set>.json in
+COCO's result format, and a picture of predictions beside ground truth.
 """
 
 import json
@@ -19,6 +21,7 @@ from ml_collections import config_flags
 from configs import command_line
 from vitpose_jax import draw
 from vitpose_jax.data import datasets
+from vitpose_jax.evaluation import published
 from vitpose_jax.evaluation.predict import Evaluator
 from vitpose_jax.evaluation.results import write_results
 from vitpose_jax.evaluation.table import print_metrics
@@ -58,6 +61,8 @@ def evaluate(
         raise ValueError("no data set of this config has an eval_split: there is nothing to evaluate on")
 
     found: dict[str, dict[str, float]] = {}
+    references: dict[str, dict[str, float]] = {}
+    footnotes: list[str] = []
     for name, section in sections.items():
         evaluator = Evaluator(
             loaded.model, datasets.open_split(section.dir, section.eval_split), dataset=name, mesh=mesh,
@@ -66,12 +71,18 @@ def evaluate(
         )  # fmt: skip
         evaluation = evaluator(variables)
         found[name] = evaluation.metrics
+        numbers, remarks = published.reference(
+            loaded.file.provenance, evaluator.split, image_size=loaded.model.image_size, settings=config.eval
+        )
+        if numbers:
+            references[name] = numbers
+            footnotes += remarks
         write_results(folder / f"results_{name}.json", evaluation.results)
         draw.save_image(folder / f"predictions_{name}.jpg", evaluator.picture(variables))
         if mean_pose:
             train_split = datasets.open_split(section.dir, section.train_split)
             found[f"{name} (mean pose)"] = evaluator.mean_pose(train_split).metrics
-    print_metrics(found)
+    print_metrics(found, references, footnotes=footnotes)
     _write_table(folder / "eval.json", found)
     print(f"metrics:  {folder / 'eval.json'}")
     for name in sections:

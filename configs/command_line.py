@@ -15,7 +15,10 @@ def parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise SystemExit(f"{argv[0]}: {error}") from None
+        text = str(error).strip()
+        if "Traceback" in text:  # of the config file itself; its last line is "ValueError: what is wrong"
+            text = text.splitlines()[-1].partition(": ")[2]
+        raise SystemExit(f"{argv[0]}: {text}") from None
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # ml_collections passes a KeyError's text on, which is a repr: quoted, with escapes.
         reason = str(error).replace("\\n", " ").replace("\\'", "'").replace("'", "").strip('"')

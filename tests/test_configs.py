@@ -8,6 +8,7 @@ import runpy
 import jax
 import pytest
 
+from configs import evaluate
 from vitpose_jax.data import pipeline
 from vitpose_jax.data.augment import Augment
 from vitpose_jax.evaluation.predict import Evaluator
@@ -15,7 +16,9 @@ from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.training import checkpoint, optimizer, sharding, state
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "configs"
-FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "command_line", "common"))
+FILES = sorted(
+    path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "command_line", "common", "evaluate")
+)
 SIZES_AND_DECODERS = {f"vitpose_{size}{suffix}" for size in "sblh" for suffix in ("", "_simple")} | {"vitpose_g"}
 
 
@@ -77,3 +80,26 @@ def test_a_wrong_type_raises():
     config = load(FOLDER / "vitpose_b.py")
     with pytest.raises(TypeError):
         config.train.batch_size = "many"
+
+
+def test_evaluation_by_the_published_protocol():
+    coco = evaluate.get_config()
+    assert (coco.eval.boxes, coco.datasets.coco.dir, coco.datasets.coco.eval_split) == (
+        "detections",
+        "data/coco",
+        "val",
+    )
+    others = evaluate.get_config("mpii,ap10k")
+    assert others.eval.boxes == "annotations"
+    assert {name: section.eval_split for name, section in others.datasets.items()} == {"mpii": "val", "ap10k": "test"}
+    with pytest.raises(AttributeError):
+        others.datasets.ap10k.dri = "elsewhere"
+
+
+@pytest.mark.parametrize("names, message", [
+    ("coco,nothing", "no published protocol for nothing; known are coco"),
+    ("coco,mpii", "coco detections, mpii annotations"),
+])  # fmt: skip
+def test_data_sets_that_cannot_be_evaluated_together(names, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate.get_config(names)

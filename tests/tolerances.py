@@ -20,3 +20,6 @@ METRIC = 1e-9
 CROP_MAX_LEVELS = 5
 CROP_MEAN_LEVELS = 0.27
 CROP_MORE_THAN_ONE_LEVEL_FRACTION = 0.023
+# The public numbers of image 139 (tests/parity/test_public_anchor.py): what the script that records them asserts.
+PUBLIC_ANCHOR_PX = 0.05
+PUBLIC_ANCHOR_SCORE = 0.05

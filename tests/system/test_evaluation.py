@@ -1,5 +1,6 @@
 """eval.py on a finished run, and the two scripts as a user starts them."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -42,6 +43,24 @@ def test_detector_boxes(shrunk_config, finished_run, tmp_path):
     assert "AP" in eval_script.evaluate(config, str(finished_run), str(tmp_path))["synthetic"]
 
 
+def test_published_numbers_stand_beside_the_measured_ones(shrunk_config, finished_run, tmp_path, monkeypatch, capsys):
+    loaded = checkpoint.load_model(finished_run)
+    provenance = {"source": "vitpose-b.pth", "recognized_as": "vitpose-b", "size": "b", "decoder": "classic"}
+    converted = dataclasses.replace(loaded, file=dataclasses.replace(loaded.file, provenance=provenance))
+    monkeypatch.setattr(checkpoint, "load_model", lambda path: converted)
+    eval_script.evaluate(shrunk_config(), str(finished_run), str(tmp_path))
+    printed = capsys.readouterr().out
+    (row,) = [line.split() for line in printed.splitlines() if line.split()[1:2] == ["AP"]]
+    assert row[0] == "synthetic"
+    assert row[3] == "0.758"
+    assert "published for ViTPose-B (ViTPose README) on val, 5000 images" in printed
+    assert "6 images instead of 5000; crops of 64x48 instead of 256x192; boxes annotations" in printed
+
+    monkeypatch.setattr(checkpoint, "load_model", lambda path: loaded)
+    eval_script.evaluate(shrunk_config(), str(finished_run), str(tmp_path))
+    assert "published for" not in capsys.readouterr().out
+
+
 def test_a_model_without_the_decoder_is_refused(shrunk_config, finished_run, tmp_path):
     config = shrunk_config()
     with config.unlocked():
@@ -63,7 +82,10 @@ def script(*arguments: str) -> subprocess.CompletedProcess:
     (("train.py", "--config", "configs/nowhere.py"), "nowhere.py"),
     (("train.py", "--config", "configs/quickstart.py", "--config.datasets.synthetic.dir=nowhere"), "data.build"),
     (("eval.py", "--config", "configs/quickstart.py", "--checkpoint", "nowhere"), "nowhere does not exist"),
-], ids=["near key", "wrong type", "far-off key", "out of range", "no config", "no data", "no checkpoint"])  # fmt: skip
+    (("eval.py", "--config", "configs/evaluate.py:cocoo", "--checkpoint", "nowhere"), "protocol for cocoo"),
+], ids=[
+    "near key", "wrong type", "far-off key", "out of range", "no config", "no data", "no checkpoint", "no protocol",
+])  # fmt: skip
 def test_the_scripts_refuse_what_they_do_not_know(arguments, expected):
     done = script(*arguments)
     assert done.returncode != 0

@@ -1,5 +1,8 @@
 """Which checkpoints stay, and what a folder of them means."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +51,20 @@ def test_the_best_stays_besides_the_last(start, tmp_path):
     assert float(loaded.variables["params"]["backbone"]["pos_embed"].max()) == 2
     assert loaded.file == FILE
     assert checkpoint.run_folder(loaded.path) == tmp_path
+
+
+def test_provenance_comes_back_and_older_files_have_none(start, tmp_path):
+    provenance = {"source": "vitpose-b.pth", "sha256": "ab12", "datasets": ["coco"], "recognized_as": None}
+    file = dataclasses.replace(FILE, provenance=provenance)
+    checkpoints = checkpoint.Checkpoints(tmp_path, file, keep_last=1, best_metric=None)
+    checkpoints.save(at(start[0], 1))
+    checkpoints.close()
+    assert checkpoint.load_model(tmp_path).file == file
+    path = tmp_path / "checkpoints" / "1" / "model" / "metadata"
+    content = json.loads(path.read_text())
+    del content["provenance"]
+    path.write_text(json.dumps(content))
+    assert checkpoint.load_model(tmp_path).file == FILE
 
 
 def test_a_step_s_folder_is_taken_as_it_is(start, tmp_path):

@@ -257,7 +257,10 @@ def test_mean_pose_ignores_unlabelled_keypoints_and_fits_any_box():
 def test_printed_table_shows_values_beside_published_ones():
     out = io.StringIO()
     measured = {"coco": {"AP": 0.7579, "AP (M)": -1.0}, "mpii": {"PCKh": 93.1}}
-    print_metrics(measured, {"coco": {"AP": 0.758}}, console=rich.console.Console(file=out, width=80))
+    footnote = "coco: how [these] were measured, in a sentence that is longer than the table is wide, and yet one line"
+    console = rich.console.Console(file=out, width=80)
+    print_metrics(measured, {"coco": {"AP": 0.758}}, footnotes=[footnote], console=console)
+    assert footnote in out.getvalue().splitlines()
     words = [line.split() for line in out.getvalue().splitlines()]
     assert ["coco", "AP", "0.758", "0.758", "-0.000"] in words
     assert ["AP", "(M)", "–"] in words

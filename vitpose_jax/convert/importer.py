@@ -11,6 +11,7 @@ import numpy as np
 
 import vitpose_jax
 from vitpose_jax.convert import description, hugging_face, layouts, rules, torch_file
+from vitpose_jax.convert.released import recognize
 from vitpose_jax.data.files import read_json
 from vitpose_jax.keypoints import KeypointSet
 from vitpose_jax.models import pos_embed
@@ -105,6 +106,7 @@ def read_model(path: pathlib.Path, options: Options, *, say: Callable[[str], Non
         provenance={
             **provenance,
             "converter": vitpose_jax.__version__,
+            "recognized_as": recognize(str(path.resolve())),
             "layout": found.layout,
             "size": described.size,
             "decoder": described.settings["decoder"] if described.prefixes else None,
@@ -114,6 +116,12 @@ def read_model(path: pathlib.Path, options: Options, *, say: Callable[[str], Non
         },
     )
     return resized((variables, file), options.image_size, say)
+
+
+def convert(path: pathlib.Path, folder: pathlib.Path, options: Options | None = None) -> None:
+    """Reads weights of any known layout and writes a checkpoint folder of them: `read_model`, `write_checkpoint`."""
+    check_free(folder)
+    write_checkpoint(read_model(path, options or Options()), folder)
 
 
 def write_checkpoint(model: Model, folder: pathlib.Path) -> None:

@@ -1,6 +1,6 @@
 """Metrics for a person to read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import rich.box
 import rich.console
@@ -13,6 +13,7 @@ def print_metrics(
     results: Mapping[str, Mapping[str, float]],
     published: Mapping[str, Mapping[str, float]] | None = None,
     *,
+    footnotes: Sequence[str] = (),
     console: rich.console.Console | None = None,
 ) -> None:
     """Print a table of metrics, beside the published values where there are any.
@@ -20,6 +21,7 @@ def print_metrics(
     Args:
         results: {data set: {metric: value}}.
         published: the same of a paper or a model's README, in the same units; may lack data sets and metrics.
+        footnotes: sentences below the table, such as how the published values were measured.
         console: where to print; standard output by default.
     """
     published = published or {}
@@ -39,4 +41,7 @@ def print_metrics(
                 color = "green" if difference >= 0 else "red"
                 cells += [f"{references[metric]:.3f}", f"[{color}]{difference:+.3f}[/]"]
             table.add_row(*cells, end_section=row == len(metrics) - 1)
-    (console or rich.console.Console()).print(table)
+    console = console or rich.console.Console()
+    console.print(table)
+    for footnote in footnotes:
+        console.print(footnote, markup=False, highlight=False, soft_wrap=True)

@@ -118,8 +118,9 @@ class ModelFile:
         datasets: per decoder the data set's facts: `keypoint_set` (a name), `udp`; for a keypoint set that is not a
             published one also `keypoints`, its fields.
         codec: how heatmaps were made and are read: `sigma` (cells), `blur_kernel` (cells).
-        provenance: where converted weights came from: `source` (file name), `sha256`, `converter` (version), `layout`,
-            `size`, `decoder`, `datasets`; empty for weights that were trained here.
+        provenance: where converted weights come from: `source` (file name), `sha256`, `converter` (its version),
+            `layout`, `size`, `decoder`, `datasets`, `recognized_as` (a key of `convert.released.RELEASED`, or None).
+            Empty for weights that were trained here.
     """
 
     settings: Mapping[str, Any]
@@ -221,7 +222,11 @@ def save_model(folder: str | os.PathLike, variables: Mapping[str, Any], model_fi
             options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
             item_handlers={"state": _frugal_handler(), "model": ocp.JsonCheckpointHandler()},
         ) as manager:
-            state = {"step": np.array(0, np.int32), "params": variables["params"], "batch_stats": variables["batch_stats"]}
+            state = {
+                "step": np.array(0, np.int32),
+                "params": variables["params"],
+                "batch_stats": variables["batch_stats"],
+            }
             manager.save(
                 0,
                 args=ocp.args.Composite(
