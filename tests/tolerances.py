@@ -6,6 +6,7 @@ thread against two, numpy 1 against 2), rounded up. All are absolute and for flo
 
 HEATMAP = 2e-5
 FEATURE = 5e-5
+POSITION_EMBEDDING = 1e-5
 KEYPOINT_FROM_HEATMAP_PX = 1e-3
 KEYPOINT_THROUGH_FLIP_TEST_PX = 0.05
 WARP_MATRIX = 5e-4

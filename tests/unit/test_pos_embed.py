@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests import tolerances
 from vitpose_jax.models import pos_embed
 
 
@@ -14,7 +15,7 @@ def test_equal_to_torch(old, new):
     resized = torch.nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
     expected = resized.permute(0, 2, 3, 1).reshape(1, -1, 8).numpy()
     ours = pos_embed.resize(embedding, old, new)
-    np.testing.assert_allclose(ours[:, 1:], expected, atol=1e-5)
+    np.testing.assert_allclose(ours[:, 1:], expected, atol=tolerances.POSITION_EMBEDDING)
     np.testing.assert_array_equal(ours[:, 0], embedding[:, 0])
 
 

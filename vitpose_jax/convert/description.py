@@ -87,7 +87,7 @@ def describe(
     """
     tensors = found.tensors
     counters = {
-        name: int(tensors.pop(name)) for name in [n for n in tensors if n.endswith("num_batches_tracked")]
+        name: int(tensors.pop(name).item()) for name in [n for n in tensors if n.endswith("num_batches_tracked")]
     }  # fmt: skip
     notes: list[str] = []
     faults: list[str] = []

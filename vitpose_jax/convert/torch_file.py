@@ -116,22 +116,24 @@ def _load_pth(path: pathlib.Path) -> Any:
     rebuild_scalar = np.float64(1).__reduce__()[0]
     harmless = [
         np.ndarray, np.dtype, rebuild, rebuild_scalar,
+        (rebuild, "numpy.core.multiarray._reconstruct"), (rebuild_scalar, "numpy.core.multiarray.scalar"),  # numpy 1
         *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")),
     ]  # fmt: skip
     try:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its readers raise
-        refused = _between(str(error), "GLOBAL ", " was not") or _between(str(error), "WeightsUnpickler error: ", "\n")
-        if "Weights only" in str(error):
+        refused = _between(str(error), "GLOBAL ", " was not")
+        if refused:
             raise ValueError(
-                f"{path} holds code or objects besides tensors ({refused or 'refused by torch'}), which are never "
-                'executed; from a source that you trust, save its tensors alone: torch.save({"state_dict": '
+                f"{path} holds code or objects besides tensors ({refused}), which are never executed; "
+                'from a source that you trust, save its tensors alone: torch.save({"state_dict": '
                 'torch.load(FILE, weights_only=False)["state_dict"]}, NEW_FILE)'
             ) from None
         if path.open("rb").read(4) == _ZIP_MAGIC and not zipfile.is_zipfile(path):
             raise ValueError(f"{path} is cut off: its end is missing; fetch the file again") from None
-        first = (str(error) or type(error).__name__).splitlines()[0][:200]
+        detail = _between(str(error), "WeightsUnpickler error: ", "\n") or str(error) or type(error).__name__
+        first = detail.splitlines()[0][:200]
         raise ValueError(f"{path} cannot be read as a PyTorch file ({first}); fetch the file again") from None
 
 
