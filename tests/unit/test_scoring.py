@@ -342,6 +342,6 @@ def test_speed_measures_equal_work():
     report = speed.measure(people=60, boxes=500, seed=1, rounds=1)
     assert 60 <= report["kept"] < 500
     assert 0.1 < report["AP"] < 0.9
-    assert report["ratio"] == pytest.approx(report["ours_s"] / report["pycocotools_s"])
+    assert report["ratio"] == report["ours_s"][0] / report["pycocotools_s"][0]
     with pytest.raises(ValueError, match="a box for each"):
         speed.measure(people=2, boxes=1)

@@ -119,9 +119,7 @@ METRICS: dict[str, Callable[..., Evaluation]] = {
     "coco_box_area": functools.partial(_average_precision, functools.partial(coco_metrics, use_area=False)),
     "crowdpose": functools.partial(_average_precision, crowdpose_metrics),
     "wholebody": functools.partial(_average_precision, wholebody_metrics, fields=WHOLEBODY_FIELDS),
-    "ap10k": functools.partial(
-        _average_precision, coco_metrics
-    ),  # categories are species: COCO's mean is the macro one
+    "ap10k": functools.partial(_average_precision, coco_metrics),  # a category is a species, the mean is over them
     "mpii": _mpii,
     "interhand": _interhand,
 }
