@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from vitpose_jax import keypoints
 from vitpose_jax.evaluation.coco import COCO_METRICS, coco_metrics
-from vitpose_jax.evaluation.results import Predictions, coco_results, write_results
+from vitpose_jax.evaluation.results import Detections, Predictions, coco_results, detect, write_results
 
 SIGMAS = keypoints.COCO.sigmas
 
@@ -60,10 +60,10 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("suppression", ["oks", "none"])
 def test_equals_plain_pycocotools(annotation_file, predictions, tmp_path, suppression):
-    results = coco_results(predictions, sigmas=SIGMAS, suppression=suppression)
-    metrics = coco_metrics(annotation_file, results, sigmas=SIGMAS)
+    detections = detect(predictions, sigmas=SIGMAS, suppression=suppression)
+    metrics = coco_metrics(annotation_file, detections, sigmas=SIGMAS)
 
-    write_results(tmp_path / "results.json", results)
+    write_results(tmp_path / "results.json", coco_results(detections))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotation_file))
         evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "keypoints")
@@ -76,10 +76,12 @@ def test_equals_plain_pycocotools(annotation_file, predictions, tmp_path, suppre
 
 def test_perfect_keypoints_are_nearly_perfect_metrics(annotation_file):
     annotations = [a for a in json.loads(annotation_file.read_text())["annotations"] if a["num_keypoints"]]
-    results = [
-        {"image_id": a["image_id"], "category_id": a["category_id"], "keypoints": a["keypoints"], "score": 1.0}
-        for a in annotations
-    ]
-    metrics = coco_metrics(annotation_file, results, sigmas=SIGMAS)
+    detections = Detections(
+        keypoints=np.array([a["keypoints"] for a in annotations], np.float64).reshape(len(annotations), -1, 3),
+        scores=np.ones(len(annotations)),
+        image_ids=np.array([a["image_id"] for a in annotations]),
+        category_ids=np.array([a["category_id"] for a in annotations]),
+    )
+    metrics = coco_metrics(annotation_file, detections, sigmas=SIGMAS)
     assert metrics["AP"] > 0.99
     assert metrics["AR"] > 0.99

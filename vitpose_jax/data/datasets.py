@@ -52,6 +52,7 @@ class Dataset:
         padding: factor on both sides of a box, see `geometry.bbox_to_box_cxcywh`.
         read: reads an annotation file; raises ValueError if it cannot be read at all.
         splits: the source folder's layout, by split.
+        metric: how predictions are scored, a key of `vitpose_jax.evaluation.scoring.METRICS`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Dataset:
     padding: float
     read: Callable[[pathlib.Path, KeypointSet], Annotations]
     splits: Mapping[str, SplitFiles]
+    metric: str = "coco"
 
 
 DATASETS: dict[str, Dataset] = {

@@ -15,8 +15,8 @@ from vitpose_jax.data import pipeline
 from vitpose_jax.data.datasets import Split, detection_boxes
 from vitpose_jax.data.tables import Instances
 from vitpose_jax.evaluation import baseline
-from vitpose_jax.evaluation.coco import coco_metrics
-from vitpose_jax.evaluation.results import SUPPRESSIONS, Predictions, coco_results
+from vitpose_jax.evaluation.results import SUPPRESSIONS, Evaluation, Predictions
+from vitpose_jax.evaluation.scoring import METRICS, check_boxes
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import sharding
@@ -58,19 +58,6 @@ def make_predict(
     return predict
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What came out of evaluating a model on one data set.
-
-    Attributes:
-        metrics: name to value.
-        results: the predictions in COCO's result format.
-    """
-
-    metrics: dict[str, float]
-    results: list[dict[str, Any]]
-
-
 class Evaluator:
     """Evaluates a model on one split of one data set, as often as wanted, compiling once.
 
@@ -85,7 +72,8 @@ class Evaluator:
         detections_file: the detector's boxes; None takes the file that the data set was built with.
         detection_score_threshold: boxes below this confidence are left out.
         flip_test: average with the mirrored crop.
-        suppression: "oks", "soft_oks" or "none".
+        suppression: "oks", "soft_oks" or "none". This and the next two mean something to metrics of average precision
+            only; PCKh, PCK, AUC and EPE rank and suppress nobody.
         oks_threshold: people more alike than this are one.
         min_keypoint_score: keypoints above this count in an instance's score.
         num_workers: worker processes of the input stream; 0 uses threads.
@@ -122,6 +110,7 @@ class Evaluator:
             raise ValueError(f"codec blur_kernel must be odd and positive, not {blur_kernel}")
         sharding.check_batch_size(batch_size, mesh, name="config.eval.batch_size")
         check_decoder(model, split, dataset)
+        check_boxes(split.dataset.metric, boxes)
         self.split, self.dataset, self.model = split, dataset, model
         self.keypoint_set = split.keypoint_set
         self.instances = (
@@ -243,16 +232,11 @@ class Evaluator:
             "bbox_scores": instances.bbox_score,
             "image_ids": instances.image_id,
             "instance_ids": instances.bbox_id,
-            "category_ids": np.ones(len(instances), np.int64),
+            "category_ids": getattr(instances, "category_id", np.ones(len(instances), np.int64)),
         }
 
     def _score(self, predictions: Predictions) -> Evaluation:
-        sigmas = self.keypoint_set.sigmas
-        results = coco_results(predictions, sigmas=sigmas, **self._scoring)
-        metrics = coco_metrics(
-            self.split.annotation_file, results, sigmas=sigmas, left_out_image_ids=self.split.skipped_image_ids.tolist()
-        )
-        return Evaluation(metrics, results)
+        return METRICS[self.split.dataset.metric](predictions, self.split, **self._scoring)
 
 
 def check_decoder(model: ViTPose, split: Split, dataset: str) -> None:

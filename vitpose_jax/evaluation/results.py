@@ -1,11 +1,12 @@
 """From predicted keypoints to COCO's list of results: rescore, suppress repeated people, write.
 
     predictions = Predictions(keypoints=…, scores=…, …)          # what the model said, in image pixels
-    results = coco_results(predictions, sigmas=COCO.sigmas)      # the list that the COCO server reads
-    metrics = coco_metrics(annotation_file, results, sigmas=COCO.sigmas)
+    detections = detect(predictions, sigmas=COCO.sigmas)         # rescored, repeated people suppressed
+    metrics = coco_metrics(annotation_file, detections, sigmas=COCO.sigmas)
+    write_results("results.json", coco_results(detections))      # the list that the COCO server reads
     print_metrics({"coco": metrics}, published={"coco": {"AP": 0.758}})
 
-This file holds the first two steps; `coco` and `table` the others.
+This file holds all of it but the metrics and their table, which are in `coco` and `table`.
 """
 
 import dataclasses
@@ -85,6 +86,19 @@ class Predictions:
         return np.split(rows, np.flatnonzero(np.diff(appearance[rows])) + 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What came out of evaluating a model on one data set.
+
+    Attributes:
+        metrics: name to value, the headline first.
+        results: the predictions, to be written as JSON.
+    """
+
+    metrics: dict[str, float]
+    results: list[dict[str, Any]]
+
+
 def rescore(scores: np.ndarray, bbox_scores: np.ndarray, *, min_keypoint_score: float = 0.2) -> np.ndarray:
     """Score of each instance, to rank it among all others: how sure its keypoints are, times how sure its box is.
 
@@ -104,25 +118,46 @@ def rescore(scores: np.ndarray, bbox_scores: np.ndarray, *, min_keypoint_score: 
     return mean * np.asarray(bbox_scores, np.float64)
 
 
-def coco_results(
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """The predicted instances that are left after suppression, one score each: what average precision is made of.
+
+    Attributes:
+        keypoints: float64 [P, K, 3]: x and y in image pixels, keypoint score.
+        scores: float64 [P], see `rescore`.
+        image_ids: int [P].
+        category_ids: int [P].
+    """
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def detect(
     predictions: Predictions,
     *,
     sigmas: Sequence[float],
     suppression: str = "oks",
     oks_threshold: float = 0.9,
     min_keypoint_score: float = 0.2,
-) -> list[dict[str, Any]]:
-    """Rescored, suppressed predictions in COCO's results format, ready for `coco_metrics` and `write_results`.
-
-    Entries hold `image_id`, `category_id`, `keypoints` (3K numbers: x, y in image pixels, score) and `score`, but no
-    `bbox`: pycocotools takes a results file with boxes for one of a box detector and sizes its people by them.
+) -> Detections:
+    """Rescores predictions and suppresses repeated instances.
 
     Args:
         predictions: the instances of an evaluation run.
         sigmas: K constants of the keypoint set.
-        suppression: how repeated people go: "oks" (`oks_nms`), "soft_oks" (`soft_oks_nms`) or "none".
+        suppression: how repeated instances go: "oks" (`oks_nms`), "soft_oks" (`soft_oks_nms`) or "none". Instances of
+            all categories of an image suppress each other.
         oks_threshold: threshold of the suppression.
         min_keypoint_score: keypoints above it enter an instance's score, see `rescore`.
+
+    Returns:
+        Images as they first appear; within an image in the order in which suppression keeps instances.
 
     Raises:
         ValueError: `suppression` is unknown, or `sigmas` are not as many as the keypoints.
@@ -146,16 +181,39 @@ def coco_results(
         kept.append(rows)
     rows = np.concatenate(kept)
     keypoints = np.concatenate([predictions.keypoints[rows], predictions.scores[rows][:, :, None]], axis=2)
-    columns = (
-        predictions.image_ids[rows].tolist(),
-        predictions.category_ids[rows].tolist(),
-        keypoints.reshape(len(rows), 3 * num_keypoints).tolist(),
-        scores[rows].tolist(),
+    return Detections(
+        keypoints=keypoints.astype(np.float64),
+        scores=scores[rows],
+        image_ids=predictions.image_ids[rows],
+        category_ids=predictions.category_ids[rows],
     )
-    return [
-        {"image_id": image_id, "category_id": category_id, "keypoints": flat, "score": score}
-        for image_id, category_id, flat, score in zip(*columns, strict=True)
-    ]
+
+
+def coco_results(detections: Detections, *, fields: Mapping[str, slice] | None = None) -> list[dict[str, Any]]:
+    """Detections as COCO's list of results, ready for `write_results`.
+
+    Entries hold `image_id`, `category_id`, `keypoints` (3K numbers: x, y in image pixels, score) and `score`, but no
+    `bbox`: pycocotools takes a results file with boxes for one of a box detector and sizes its people by them.
+
+    Args:
+        detections: from `detect`.
+        fields: which keypoints stand in which entry, where not all of them stand in `keypoints`.
+    """
+    columns = {
+        "image_id": detections.image_ids.tolist(),
+        "category_id": detections.category_ids.tolist(),
+        **{
+            field: flat_keypoints(detections.keypoints[:, part])
+            for field, part in (fields or {"keypoints": slice(None)}).items()
+        },
+        "score": detections.scores.tolist(),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def flat_keypoints(keypoints: np.ndarray) -> list[list[float]]:
+    """Keypoints [P, K, 3] as results hold them: for each instance 3K numbers."""
+    return keypoints.reshape(len(keypoints), 3 * keypoints.shape[1]).tolist()
 
 
 def write_results(path: str | os.PathLike, results: Sequence[Mapping[str, Any]]) -> None:
