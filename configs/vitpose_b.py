@@ -6,8 +6,8 @@ Source: ViTPose Table 2. Not measured here: it needs full COCO and MAE weights.
     python train.py --config configs/vitpose_b.py --config.init_from.path=MAE_B \
         --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
 
-MAE_B is a checkpoint of the MAE pre-trained encoder; its converter is not part of this version yet. Without
---config.init_from the encoder starts from random values and ends lower.
+MAE_B is the MAE pre-trained encoder: python convert_torch_weights.py --input mae_pretrain_vit_base.pth --output MAE_B.
+Without --config.init_from the encoder starts from random values and ends lower.
 COCO is expected in data/coco (README, "Train on COCO").
 Cost by arithmetic: 210 epochs of 293 steps, 512 crops a step; 3.5e+18 FLOP at 6 x 18.5 GMAC a crop.
 """

@@ -8,7 +8,7 @@ repository's README. Not measured here: it needs full data sets and MAE weights 
     python train.py --config configs/vitpose_g.py --config.init_from.path=MAE_G \
         --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
 
-MAE_G is a checkpoint of an MAE pre-trained encoder of this size; its converter is not part of this version yet.
+MAE_G is a checkpoint of an MAE pre-trained encoder of this size; none was published.
 Parameters and optimizer state (12 bytes a parameter) are split over all devices.
 Cost by arithmetic: 210 epochs of 293 steps, 512 crops a step; 2.1e+20 FLOP at 6 x 1098 GMAC a crop, without what remat
 computes again (a third more).

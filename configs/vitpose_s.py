@@ -6,8 +6,8 @@ Source: ViTPose repository README (the paper has no S). Not measured here: it ne
     python train.py --config configs/vitpose_s.py --config.init_from.path=MAE_S \
         --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
 
-MAE_S is a checkpoint of the MAE pre-trained encoder; its converter is not part of this version yet. Without
---config.init_from the encoder starts from random values and ends lower.
+MAE_S is the MAE pre-trained encoder: python convert_torch_weights.py --input mae_pretrain_vit_small.pth --output MAE_S.
+Without --config.init_from the encoder starts from random values and ends lower.
 COCO is expected in data/coco (README, "Train on COCO").
 Cost by arithmetic: 210 epochs of 293 steps, 512 crops a step; 1.1e+18 FLOP at 6 x 5.59 GMAC a crop.
 """

@@ -8,8 +8,8 @@ The released config of this name defines the classic decoder by mistake; this on
     python train.py --config configs/vitpose_s_simple.py --config.init_from.path=MAE_S \
         --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
 
-MAE_S is a checkpoint of the MAE pre-trained encoder; its converter is not part of this version yet. Without
---config.init_from the encoder starts from random values and ends lower.
+MAE_S is the MAE pre-trained encoder: python convert_torch_weights.py --input mae_pretrain_vit_small.pth --output MAE_S.
+Without --config.init_from the encoder starts from random values and ends lower.
 COCO is expected in data/coco (README, "Train on COCO").
 Cost by arithmetic: 210 epochs of 293 steps, 512 crops a step; 8.8e+17 FLOP at 6 x 4.65 GMAC a crop.
 """

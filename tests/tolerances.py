@@ -24,3 +24,5 @@ CROP_MORE_THAN_ONE_LEVEL_FRACTION = 0.023
 # The public numbers of image 139 (tests/parity/test_public_anchor.py): what the script that records them asserts.
 PUBLIC_ANCHOR_PX = 0.05
 PUBLIC_ANCHOR_SCORE = 0.05
+# bfloat16 against float32, 99th percentile over labelled keypoints, image pixels.
+BFLOAT16_KEYPOINT_P99_PX = 0.5

@@ -1,6 +1,7 @@
 """The same random weights through `transformers` and through this project, both ways of conversion."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ transformers = pytest.importorskip("transformers")
 from tests import tolerances  # noqa: E402
 from vitpose_jax import codec, geometry  # noqa: E402
 from vitpose_jax.convert.command import main  # noqa: E402
+from vitpose_jax.models import vit  # noqa: E402
 from vitpose_jax.training import checkpoint  # noqa: E402
 
 SIZES = {
@@ -81,6 +83,27 @@ def test_heatmaps_and_the_way_back(simple, plus, tmp_path):
     first, again = checkpoint.load_model(tmp_path / "ours"), checkpoint.load_model(tmp_path / "again")
     jax.tree.map(np.testing.assert_array_equal, again.variables, first.variables)
     assert again.model == first.model
+
+
+def test_patch_embedding_and_one_block(tmp_path):
+    model = their_model("tiny", simple=True, plus=False)
+    model.save_pretrained(tmp_path / "theirs")
+    loaded = compare(model, tmp_path / "theirs", tmp_path, plus=False)
+    backbone = loaded.variables["params"]["backbone"]
+    crops = crops_for(model)
+    fields = loaded.model.backbone
+    with torch.no_grad():
+        theirs = model.backbone.embeddings.patch_embeddings(torch.from_numpy(crops.transpose(0, 3, 1, 2).copy()))
+        after = model.backbone.encoder.layer[1](theirs)
+    after = after[0] if isinstance(after, tuple) else after
+    embed = vit.PatchEmbed(fields["embed_dim"], 1, jnp.float32)
+    block = vit.Block(fields["num_heads"], fields["mlp_dim"], 0, 0, 1e-6, jnp.float32, train=False, stochastic=False)
+    with jax.default_matmul_precision("highest"):
+        ours = embed.apply({"params": backbone["patch_embed"]}, crops).reshape(theirs.shape)
+        second = jax.tree.map(lambda leaf: leaf[1], backbone["blocks"])
+        ours_after, _ = block.apply({"params": second}, theirs.numpy(), jnp.float32(0), None)
+    np.testing.assert_allclose(ours, theirs, atol=tolerances.FEATURE)
+    np.testing.assert_allclose(ours_after, after, atol=tolerances.FEATURE)
 
 
 def test_the_epsilon_of_a_folder_is_kept(tmp_path):

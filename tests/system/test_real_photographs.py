@@ -1,11 +1,16 @@
 """The whole way on real photographs: a small model learns 28 of them by heart and is scored by eval.py."""
 
+import json
+
 import pytest
 
 import eval as eval_script
 from configs import common
+from tests import tolerances
 from train import train
-from vitpose_jax.data import build
+from vitpose_jax.data import build, datasets
+from vitpose_jax.evaluation.bfloat16 import keypoint_shift
+from vitpose_jax.training import checkpoint
 
 
 @pytest.mark.slow
@@ -30,3 +35,10 @@ def test_a_small_model_learns_the_photographs_by_heart(samples_dir, tmp_path):
     train(config, tmp_path / "run")
     found = eval_script.evaluate(config, tmp_path / "run")
     assert found["coco"]["AP"] >= 0.95
+    # What rounding to bfloat16 does to keypoints that a model is sure of.
+    loaded = checkpoint.load_model(tmp_path / "run")
+    shift = keypoint_shift(
+        loaded.model, loaded.variables, datasets.open_split(tmp_path / "coco", "train"), flip_test=False, blur_kernel=7
+    )
+    print(json.dumps(shift))
+    assert shift["image_px"]["p99"] <= tolerances.BFLOAT16_KEYPOINT_P99_PX
