@@ -136,6 +136,9 @@ def test_multi_data_set_files_keep_the_decoders_that_are_named(tmp_path):
 
 
 def test_file_names_and_users_tell_data_sets_of_as_many_keypoints(tmp_path):
+    assert list(converted(
+        save(tmp_path / "vitpose-s-coco_25.pth", official(keypoints=25)), tmp_path / "feet"
+    ).model.num_keypoints) == ["coco_25"]  # fmt: skip
     for name, extra, expected in (
         ("vitpose-b-ap10k.pth", (), "ap10k"), ("vitpose-b.pth", (), "coco"),
         ("x.pth", ("--datasets", "apt36k"), "apt36k"),
