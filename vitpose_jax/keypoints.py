@@ -171,7 +171,6 @@ def _color(value: Any) -> tuple[int, int, int]:
 
 
 _FILES = sorted((pathlib.Path(__file__).parent / "keypoint_sets").glob("*.json"))
-# "coco" (also OCHuman), "coco_25" (easy_ViTPose's body with feet), "wholebody", "aic", "mpii", "crowdpose", "interhand",
-# "ap10k" (also APT-36K).
+# "coco" is also OCHuman's, "ap10k" also APT-36K's; "coco_25" is easy_ViTPose's body with feet.
 KEYPOINT_SETS: dict[str, KeypointSet] = {path.stem: load_keypoint_set(path) for path in _FILES}
 COCO = KEYPOINT_SETS["coco"]
