@@ -110,6 +110,8 @@ def check_sides(keypoint_set: KeypointSet) -> None:
         if mirrored == words:
             continue
         partner = by_words.get(mirrored)
+        if partner is None and not {"left", "right"} & set(words):
+            continue  # a letter alone may mean something else: L2 is a vertebra
         if partner is None:
             raise ValueError(
                 f"keypoint set {keypoint_set.name!r}: {name!r} has no partner on the other side; if it has none in "
@@ -147,7 +149,9 @@ def _read(path: pathlib.Path, keypoint_set: KeypointSet, *, part: tuple[str, flo
     _check_names(content, path, keypoint_set)
     if part is not None:
         content = _part(content, *part)
-    annotations = [_completed(entry) if isinstance(entry, dict) else entry for entry in content["annotations"]]
+    annotations = [
+        _completed(entry, len(keypoint_set)) if isinstance(entry, dict) else entry for entry in content["annotations"]
+    ]
     read = parse_coco({**content, "annotations": annotations}, path, keypoint_set, check=_check_annotation)
     category = {"id": 1, "name": keypoint_set.name, "keypoints": list(keypoint_set.names)}
     return dataclasses.replace(read, for_evaluation={**(read.for_evaluation or {}), "categories": [category]})
@@ -183,9 +187,11 @@ def _part(content: Mapping[str, Any], split: str, val_fraction: float) -> dict[s
     }
 
 
-def _completed(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _completed(entry: Mapping[str, Any], num_keypoints: int) -> dict[str, Any]:
     """An annotation with the fields that labelling tools leave out or leave 0. What is malformed stays as it is."""
     done = {**entry, "category_id": 1, "iscrowd": int(bool(entry.get("iscrowd")))}
+    if done["iscrowd"]:
+        return {"area": 0, "bbox": [0, 0, 0, 0], **done, "keypoints": [0] * 3 * num_keypoints, "num_keypoints": 0}
     keypoints, bbox = entry.get("keypoints"), entry.get("bbox")
     with contextlib.suppress(TypeError, ValueError):  # no numbers: reading them will say so
         visible = np.array(keypoints, np.float64).reshape(-1)[2::3]
