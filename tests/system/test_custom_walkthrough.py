@@ -9,7 +9,7 @@ import pytest
 
 from configs import finetune_custom
 from eval import evaluate
-from train import train
+from train import complete, train
 from vitpose_jax.data import build, datasets
 from vitpose_jax.data.synthetic.__main__ import main as draw
 from vitpose_jax.training import checkpoint
@@ -58,11 +58,14 @@ def test_fine_tuning_and_evaluating_it(config, finished_run, lizards, tmp_path, 
     assert (tmp_path / "predictions_custom.jpg").is_file()
 
 
-def test_settings_of_its_own(config, tmp_path):
-    config.model.image_size = (96, 64)
-    config.train.epochs = 1
-    train(config, tmp_path)
-    assert checkpoint.load_model(tmp_path).model.image_size == (96, 64)
+def test_what_is_set_wins_over_the_checkpoint(config, finished_run):
+    config.model.update(image_size=(96, 64), drop_path=0.1)
+    model, theirs = complete(config).model, checkpoint.load_model(finished_run).file.settings
+    assert model.image_size == (96, 64) and model.drop_path == 0.1
+    for name in ("embed_dim", "depth", "num_heads", "mlp_dim", "ratio", "decoder"):
+        assert model[name] == theirs[name], name
+    assert model.num_keypoints.to_dict() == {"custom": 12}
+    assert config.model.num_keypoints.custom is None  # the given config stays as it is
 
 
 def test_without_a_built_set_the_builder_is_named(config, tmp_path):

@@ -260,9 +260,9 @@ def _remove(out: pathlib.Path, dataset: Dataset) -> None:
         written += [out / file for file in copied if file is not None]
     for path in [*written, out / BUILD_FILE]:
         path.unlink(missing_ok=True)
-        if path.parent != out:
+        for folder in list(path.relative_to(out).parents)[:-1]:  # without `out` itself
             with contextlib.suppress(OSError):  # not there, or not empty
-                path.parent.rmdir()
+                (out / folder).rmdir()
 
 
 def _write_faults(out: pathlib.Path, faults: list[str]) -> None:

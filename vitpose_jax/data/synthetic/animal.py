@@ -1,4 +1,4 @@
-"""A drawn animal, the example of a data set of one's own: lizards seen from above, with twelve keypoints.
+"""A drawn animal, the example of a data set of one's own: climbing lizards seen from above, with twelve keypoints.
 
 The spine is a bent line, the body an outline around it, the legs lie under it. As for people, a map of which animal is
 seen where is painted beside the picture, and boxes, areas and visibility are read from it. A picture is a pure function
@@ -91,9 +91,9 @@ def draw_animals(
 def _draw_lizard(rng: np.random.Generator, number: int, height: int, width: int) -> _Lizard:
     length = rng.uniform(0.55, 0.95) * min(height, width)
     along = np.linspace(0, 1, _STATIONS)
-    # The spine's direction: any, and bent like a wave that grows towards the tail.
-    bend = rng.normal(0, 0.9) * along + rng.normal(0, 0.55) * np.sin(2 * np.pi * (along + rng.random()))
-    angle = rng.uniform(0, 2 * np.pi) + bend
+    # They climb: the head is up, more or less. The spine is bent, and winds like a wave.
+    bend = rng.normal(0, 0.7) * along + rng.normal(0, 0.5) * np.sin(2 * np.pi * (along + rng.random()))
+    angle = -0.5 * np.pi + rng.uniform(-1.0, 1.0) + bend
     towards_snout = np.stack([np.cos(angle), np.sin(angle)], 1)
     spine = -np.cumsum(towards_snout, 0) * length / (_STATIONS - 1)
     low, high = spine.min(0) - 0.05 * length, spine.max(0) + 0.05 * length
