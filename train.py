@@ -7,11 +7,12 @@ Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; ever
 """
 
 import collections
+import inspect
 import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from configs import command_line
-from vitpose_jax import draw, interrupt
+from vitpose_jax import draw, interrupt, keypoints
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.data.augment import Augment
 from vitpose_jax.evaluation.predict import Evaluator, check_decoder
@@ -57,6 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         interrupt.Stopped: after a signal, when everything is saved.
     """
     workdir = pathlib.Path(workdir)
+    config = complete(config)
     mesh = sharding.make_mesh(**config.mesh)
     for name, least in LEAST.items():
         if config.train[name] < least:
@@ -86,7 +88,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     model_file = checkpoint.ModelFile(
         settings=config.model.to_dict(),
         datasets={
-            name: {"keypoint_set": source.split.keypoint_set.name, "udp": udp[name]} for name, source in sources.items()
+            name: {**keypoints.reference(source.split.keypoint_set), "udp": udp[name]}
+            for name, source in sources.items()
         },
         codec=config.codec.to_dict(),
     )
@@ -152,13 +155,45 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     return latest_metrics
 
 
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with what it leaves to others: the model to the checkpoint it starts from, keypoints to the data.
+
+    Args:
+        config: an experiment. If its model has neither size nor embed_dim, every setting of the model that is None is
+            that of the checkpoint that `init_from` names; else it is `vitpose`'s default. A number of keypoints that is
+            None is the number that the data set of that name annotates.
+
+    Raises:
+        ValueError: the checkpoint or the data set is not there, or nothing says what the model is.
+    """
+    config = config.copy_and_resolve_references()
+    known: Mapping[str, Any] = {
+        name: parameter.default for name, parameter in inspect.signature(vitpose).parameters.items()
+    }
+    if config.model.size is None and config.model.embed_dim is None:
+        if not config.init_from.path:
+            raise ValueError("this config has no model of its own: set config.init_from.path or config.model.size")
+        known = {**known, **checkpoint.load_model(config.init_from.path).file.settings}
+    with config.unlocked():
+        config.model.update({name: known[name] for name, value in config.model.items() if value is None})
+        for name, count in config.model.num_keypoints.items():
+            if count is None:
+                if name not in config.datasets:
+                    raise ValueError(f"config.model.num_keypoints.{name} is None, and there is no data set {name!r}")
+                section = config.datasets[name]
+                split = datasets.open_split(section.dir, section.train_split)
+                config.model.num_keypoints[name] = len(split.keypoint_set)
+    return config
+
+
 def open_sources(config: ml_collections.ConfigDict, model: ViTPose) -> dict[str, pipeline.TrainSource]:
     """The training data sets by name, in the order that numbers them."""
-    augment = Augment(**config.augment)
+    chosen = {name: value for name, value in config.augment.items() if value is not None}
     sources = {}
     for name, section in config.datasets.items():
         split = datasets.open_split(section.dir, section.train_split)
         check_decoder(model, split, name)
+        augment = Augment(**{**split.dataset.augment_defaults, **chosen})
         sources[name] = pipeline.TrainSource(split, augment, section.weight)
     return sources
 

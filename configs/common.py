@@ -26,7 +26,8 @@ def get_config() -> ConfigDict:
     config.model.ratio = 1  # 1, 2, 4: features of 1/16, 1/8, 1/4
     config.model.decoder = "classic"  # "classic", "simple"
     config.model.deconv_filters = 256
-    config.model.num_keypoints = ConfigDict({"coco": 17})  # a decoder for each data set
+    # A decoder for each data set. None: as many as that set annotates.
+    config.model.num_keypoints = ConfigDict({"coco": 17})
     config.model.experts = ()  # data sets with an expert in each block, in their order (ViTPose++)
     config.model.part_features = config_dict.placeholder(int)  # outputs of an expert
     config.model.layer_norm_eps = 1e-6
@@ -39,15 +40,16 @@ def get_config() -> ConfigDict:
     config.datasets = ConfigDict()
     config.datasets.coco = dataset("data/coco")
 
-    # vitpose_jax.data.augment.Augment
+    # vitpose_jax.data.augment.Augment. None: as in the published training of the data set, see the rows of
+    # vitpose_jax/data/catalog.py; COCO's value stands beside it.
     config.augment = ConfigDict()
     config.augment.flip_prob = 0.5
-    config.augment.half_body_prob = 0.3
-    config.augment.half_body_min_keypoints = 8  # strictly more than
-    config.augment.scale_factor = 0.5
-    config.augment.rotation_factor_deg = 40.0
+    config.augment.half_body_prob = config_dict.placeholder(float)  # 0.3
+    config.augment.half_body_min_keypoints = config_dict.placeholder(int)  # 8: strictly more than
+    config.augment.scale_factor = config_dict.placeholder(float)  # 0.5
+    config.augment.rotation_factor_deg = config_dict.placeholder(float)  # 40
     config.augment.rotation_prob = 0.6
-    config.augment.center_jitter_prob = 0.3
+    config.augment.center_jitter_prob = config_dict.placeholder(float)  # 0.3
     config.augment.center_jitter = 0.4  # of the box: up to 20 % either way
     config.augment.jitter_each_epoch = False  # the original draws it once per run
 

@@ -6,6 +6,9 @@ import pathlib
 import cv2
 import numpy as np
 
+from vitpose_jax.data.tables import Instances
+from vitpose_jax.evaluation.results import Detections
+
 TRAIN_JSON = "annotations/person_keypoints_train2017.json"
 VAL_JSON = "annotations/person_keypoints_val2017.json"
 DETECTIONS_JSON = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
@@ -55,3 +58,10 @@ def edit(path: pathlib.Path, change) -> None:
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def detections_of(instances: Instances) -> Detections:
+    """Annotated instances as if a model had predicted them, every keypoint with a score of 1."""
+    keypoints = instances.keypoints.astype(np.float64)
+    keypoints[:, :, 2] = 1
+    return Detections(keypoints, np.ones(len(instances)), instances.image_id, instances.category_id)

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from configs import evaluate
+from train import complete
 from vitpose_jax.data import pipeline
 from vitpose_jax.data.augment import Augment
 from vitpose_jax.evaluation.predict import Evaluator
@@ -27,13 +28,20 @@ def load(path: pathlib.Path):
 
 
 def test_every_size_and_decoder_has_a_config():
-    assert SIZES_AND_DECODERS | {"quickstart"} <= {path.stem for path in FILES}
+    assert SIZES_AND_DECODERS | {"quickstart", "finetune_custom"} <= {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_config_makes_its_model(path):
     config = load(path)
     assert config.name == path.stem
+    if path.stem == "finetune_custom":  # its model comes from a checkpoint, its number of keypoints from the data
+        with pytest.raises(ValueError, match=r"init_from\.path or config\.model\.size"):
+            complete(config)
+        config.model.update(size="b")
+        config.model.num_keypoints.custom = 12
+        config = complete(config)
+        assert config.model.image_size == (256, 192) and config.model.decoder == "classic"
     model = vitpose(**config.model.to_dict())
     params = state.variable_shapes(model)["params"]
     sharding.param_specs(params)

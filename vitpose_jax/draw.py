@@ -151,16 +151,46 @@ def draw_comparison(
     """
     if not samples:
         raise ValueError("draw_comparison got no samples; give at least one")
-    pairs = [_draw_pair(sample, keypoint_set, tile_height, threshold) for sample in samples]
-    height, width = pairs[0].shape[0], max(pair.shape[1] for pair in pairs)
-    columns = min(columns, len(pairs))
-    rows = -(-len(pairs) // columns)
+    return _grid([_draw_pair(sample, keypoint_set, tile_height, threshold) for sample in samples], columns)
+
+
+def contact_sheet(tiles: Sequence[np.ndarray], titles: Sequence[str], *, columns: int = 8) -> np.ndarray:
+    """Pictures of one height in rows, each under a short line of text.
+
+    Args:
+        tiles: uint8 [H, W, 3], RGB. At least one.
+        titles: a line of ASCII text for each.
+        columns: tiles beside each other.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+
+    Raises:
+        ValueError: there is no tile.
+    """
+    if not tiles:
+        raise ValueError("contact_sheet got no tiles; give at least one")
+    heading_px = 22
+    titled = []
+    for tile, title in zip(tiles, titles, strict=True):
+        canvas = np.full((heading_px + tile.shape[0], tile.shape[1], 3), PAPER, np.uint8)
+        canvas[heading_px:] = tile
+        _write(canvas, title, left=0, baseline=15, capital_px=9, color=INK)
+        titled.append(canvas)
+    return _grid(titled, columns)
+
+
+def _grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Tiles of one height on paper, in rows."""
+    height, width = tiles[0].shape[0], max(tile.shape[1] for tile in tiles)
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
     margin = 20
     picture = np.full((margin + rows * (height + margin), margin + columns * (width + margin), 3), PAPER, np.uint8)
-    for index, pair in enumerate(pairs):
+    for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
         top, left = margin + row * (height + margin), margin + column * (width + margin)
-        picture[top : top + height, left : left + pair.shape[1]] = pair
+        picture[top : top + height, left : left + tile.shape[1]] = tile
     return picture
 
 

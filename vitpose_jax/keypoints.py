@@ -170,6 +170,18 @@ def _color(value: Any) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def reference(points: KeypointSet) -> dict[str, Any]:
+    """How a checkpoint names a keypoint set so that it can be had from there: by its name if it is a published one.
+
+    Returns:
+        {"keypoint_set": name}; for another set also "keypoints", the fields that `keypoint_set` takes.
+    """
+    if KEYPOINT_SETS.get(points.name) == points:
+        return {"keypoint_set": points.name}
+    fields = {field.name: getattr(points, field.name) for field in dataclasses.fields(points) if field.name != "name"}
+    return {"keypoint_set": points.name, "keypoints": fields}
+
+
 _FILES = sorted((pathlib.Path(__file__).parent / "keypoint_sets").glob("*.json"))
 # "coco" is also OCHuman's, "ap10k" also APT-36K's; "coco_25" is easy_ViTPose's body with feet.
 KEYPOINT_SETS: dict[str, KeypointSet] = {path.stem: load_keypoint_set(path) for path in _FILES}

@@ -51,10 +51,11 @@ def test_detector_boxes(tmp_path, threshold):
             file_name=np.array([f"{image_id:012d}.jpg" for image_id in image_ids]),
             size=np.full((len(image_ids), 2), 640),
         ),
-        instances=Instances(*[np.zeros(0)] * 8),
+        instances=Instances(*[np.zeros(0)] * 9),
         skipped_image_ids=np.zeros(0, np.int64),
         annotation_file=path,
         detection_file=path,
+        other_files=(),
         _records=None,
     )
     boxes = datasets.detection_boxes(split, score_threshold=threshold)

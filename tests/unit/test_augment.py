@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -152,6 +153,16 @@ def test_half_body_looks_at_the_mirrored_person():
         for flip in (0.0, 1.0)
     ]
     assert [view.box_cxcywh[1] for view in views] == [20.0, 70.0]
+
+
+def test_no_half_body_without_an_upper_body():
+    headless = dataclasses.replace(keypoints.COCO, upper_body=())
+    settings = dataclasses.replace(STILL, half_body_prob=1.0)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        view = settings.sample(BOX, person(), image_width=WIDTH, aspect_ratio=0.75, keypoint_set=headless, rng=rng)
+        np.testing.assert_array_equal(view.box_cxcywh, BOX)
+    assert not np.array_equal(sample(settings, np.random.default_rng(0)).box_cxcywh, BOX)
 
 
 def test_half_body_of_coinciding_keypoints_changes_nothing():

@@ -11,12 +11,14 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from pycocotools.coco import COCO as CocoFile
 
-from tests.coco_folder import DETECTIONS_JSON, TRAIN_JSON, VAL_JSON, edit, write_coco
+from tests.coco_folder import DETECTIONS_JSON, TRAIN_JSON, VAL_JSON, detections_of, edit, write_coco
 from vitpose_jax import keypoints
 from vitpose_jax.data import build as builder
 from vitpose_jax.data import datasets, shards
 from vitpose_jax.data import source as downloaded
+from vitpose_jax.evaluation.coco import coco_metrics
 
 
 @pytest.fixture
@@ -110,6 +112,18 @@ def test_a_faulty_annotation_is_named_and_skipped_only_on_request(source, out, c
     assert words in capsys.readouterr().out
     assert len(datasets.open_split(out, "train")) >= 5
     assert len(datasets.open_split(out, "val")) == 4
+
+
+@pytest.mark.parametrize("case", FAULTY_ANNOTATIONS)
+def test_pycocotools_reads_what_is_left(source, out, case):
+    edit(source / VAL_JSON, FAULTY_ANNOTATIONS[case][0])
+    edit(source / VAL_JSON, lambda content: content["images"].append({"file_name": "no id"}))
+    assert run(source, out, "--skip-broken") == 0
+    split = datasets.open_split(out, "val")
+    listed = CocoFile(split.annotation_file)
+    assert sorted(listed.anns) == sorted(split.instances.annotation_id) and len(listed.imgs) == 3
+    nobody = detections_of(split.instances.take(slice(0)))
+    assert coco_metrics(split.annotation_file, nobody, sigmas=split.keypoint_set.sigmas)["AP"] == 0
 
 
 def test_every_broken_image_is_named_and_skipped_only_on_request(source, out, capsys):

@@ -1,6 +1,5 @@
 """Whose decoders a file holds: which data sets, with which keypoints."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitpose_jax.data.datasets import DATASETS
-from vitpose_jax.keypoints import KEYPOINT_SETS
+from vitpose_jax.keypoints import KEYPOINT_SETS, reference
 
 if TYPE_CHECKING:
     from vitpose_jax.convert.importer import Options
@@ -128,8 +127,7 @@ def dataset_facts(dataset: str, options: "Options") -> dict[str, Any]:
     """The entry of `ModelFile.datasets`."""
     udp = DATASETS[dataset].udp if dataset in DATASETS else True
     if options.keypoints is not None:
-        own = dataclasses.asdict(options.keypoints)
-        return {"keypoint_set": own.pop("name"), "udp": udp, "keypoints": own}
+        return {**reference(options.keypoints), "udp": udp}
     return {"keypoint_set": _keypoint_set_name(dataset), "udp": udp}
 
 

@@ -52,7 +52,8 @@ class Augment:
 
     Attributes:
         flip_prob: probability of a mirrored view.
-        half_body_prob: probability of a half-body view for an instance with enough keypoints; 0 turns it off.
+        half_body_prob: probability of a half-body view for an instance with enough keypoints; 0 turns it off. Keypoint
+            sets that name no upper body have no such views.
         half_body_min_keypoints: enough keypoints means more than this many labelled ones.
         scale_factor: the region grows or shrinks by 1 + scale_factor * normal draw, clipped to 1 ± scale_factor. With
             0.5, about 16 % of the views lie on either end.
@@ -135,6 +136,7 @@ class Augment:
             box, keypoints = mirror(box, keypoints, image_width=image_width, flip_index=keypoint_set.flip_index)
         if (
             self.half_body_prob > 0
+            and keypoint_set.upper_body  # else there is nothing to tell the halves apart
             and np.count_nonzero(keypoints[:, 2]) > self.half_body_min_keypoints
             and rng.random() < self.half_body_prob
         ):

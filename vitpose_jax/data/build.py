@@ -6,6 +6,10 @@ The built folder is a TFDS data set of ArrayRecord shards, written and read with
     dataset_info.json  features.json          for tfds.builder_from_directory(folder).as_data_source(split)
     instances-train.npz …                     the tables `tables.Images` and `tables.Instances`
     annotations/…  person_detection_results/… the original files untouched, for evaluation
+    annotations/val.json …                    instead, where the original will not do: without what was left out, and
+                                              of a set of one's own, with the fields that evaluation needs
+    keypoints/…                               of a set of one's own, its keypoint file
+    report.txt  report.jpg                    what is in the set, to look at
     build.json                                what was built from what; "complete" once everything is there
     faults.txt                                with --skip-broken, every entry that was left out
 
@@ -21,6 +25,7 @@ Shards are written beside and renamed, so a build that was stopped finds its fin
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import pathlib
 import sys
@@ -29,10 +34,23 @@ from typing import Any, NamedTuple
 
 from vitpose_jax import interrupt
 from vitpose_jax.data import shards
-from vitpose_jax.data.datasets import BUILD_FILE, BUILD_FORMAT, DATASETS, Dataset, open_split
+from vitpose_jax.data.catalog import DATASETS, Dataset
+from vitpose_jax.data.custom import CUSTOM, CustomFiles, custom_dataset
+from vitpose_jax.data.datasets import BUILD_FILE, BUILD_FORMAT, open_split
 from vitpose_jax.data.files import copy, read_json, write_text
-from vitpose_jax.data.source import find_splits, hashes, missing_paths, originals, plan_split
+from vitpose_jax.data.report import REPORT_PICTURE, REPORT_TEXT, write_report
+from vitpose_jax.data.source import (
+    Plan,
+    detection_file,
+    file_hash,
+    find_splits,
+    hashes,
+    missing_paths,
+    other_files,
+    plan_split,
+)
 from vitpose_jax.data.tables import write_tables
+from vitpose_jax.keypoints import load_keypoint_set
 
 FAULTS_FILE = "faults.txt"
 FAULTS_SHOWN = 20
@@ -90,13 +108,59 @@ def build(
     """
     if name not in DATASETS:
         raise ValueError(f"there is no data set {name!r}; there are {sorted(DATASETS)}")
-    dataset, source, out = DATASETS[name], pathlib.Path(source), pathlib.Path(out)
+    return _build(DATASETS[name], pathlib.Path(source), pathlib.Path(out), splits, skip_broken)
+
+
+def build_custom(
+    keypoint_file: str | pathlib.Path,
+    source: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    files: CustomFiles | None = None,
+    splits: Sequence[str] | None = None,
+    skip_broken: bool = False,
+) -> Result:
+    """Builds a data set of one's own: COCO's annotation format, and a keypoint file.
+
+    Args:
+        keypoint_file: see `keypoints.load_keypoint_set`. It is copied into the built set, which then stands alone.
+        source: folder of the data.
+        out: as for `build`.
+        files: where things lie in `source`, if not at the places of `CustomFiles`.
+        splits: as for `build`.
+        skip_broken: as for `build`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ValueError: as for `build`; or the keypoint file is faulty, or does not fit the annotations.
+        FaultsError, FileNotFoundError, KeyboardInterrupt: as for `build`.
+    """
+    keypoint_file, files = pathlib.Path(keypoint_file), files or CustomFiles()
+    dataset = custom_dataset(load_keypoint_set(keypoint_file), files)
+    return _build(dataset, pathlib.Path(source), pathlib.Path(out), splits, skip_broken, keypoint_file, files)
+
+
+def _build(
+    dataset: Dataset,
+    source: pathlib.Path,
+    out: pathlib.Path,
+    splits: Sequence[str] | None,
+    skip_broken: bool,
+    keypoint_file: pathlib.Path | None = None,
+    files: CustomFiles | None = None,
+) -> Result:
+    """`build` and `build_custom`, which alone has the last two arguments."""
     found = find_splits(dataset, source, splits)
     request = {
         "format": BUILD_FORMAT,
-        "dataset": name,
+        "dataset": dataset.name,
         "skip_broken": skip_broken,
         "sources": {split: hashes(dataset, source, split) for split in found},
+        "keypoints": None if keypoint_file is None else f"keypoints/{keypoint_file.name}",
+        "keypoints_hash": None if keypoint_file is None else file_hash(keypoint_file),
+        "files": None if files is None else dataclasses.asdict(files),
     }
     state = _read_state(out, request)
     if state.get("complete"):
@@ -122,23 +186,37 @@ def build(
         _write_faults(out, faults)
     else:
         (out / FAULTS_FILE).unlink(missing_ok=True)
-    shard_names = {split: shards.write_shards(name, split, plan, out) for split, plan in plans.items()}
-    built = {}
-    for split, plan in plans.items():
-        instances_file, files = f"instances-{split}.npz", originals(dataset, source, split)
-        write_tables(out / instances_file, plan.images, plan.instances)
-        for file in files:
-            copy(source / file, out / file)
-        built[split] = {
-            "annotations": dataset.splits[split].annotations,
-            "detections": dataset.splits[split].detections if len(files) > 1 else None,
-            "instances": instances_file,
-            "shards": shard_names[split],
-            "skipped_image_ids": plan.skipped_image_ids,
-        }
-    shards.write_metadata(name, plans, out)
+    if keypoint_file is not None:
+        copy(keypoint_file, out / str(request["keypoints"]))
+    built = {split: _write_split(dataset, source, split, plan, out) for split, plan in plans.items()}
+    shards.write_metadata(dataset.name, plans, out)
+    write_report(dataset, plans, out)
     _write_state(out, {**request, "complete": True, "digests": digests, "splits": built})
     return Result(True, found, faults)
+
+
+def _write_split(dataset: Dataset, source: pathlib.Path, split: str, plan: Plan, out: pathlib.Path) -> dict[str, Any]:
+    """Writes the files of a split, and says which they are."""
+    shard_names = shards.write_shards(dataset.name, split, plan, out)
+    instances_file = f"instances-{split}.npz"
+    write_tables(out / instances_file, plan.images, plan.instances)
+    annotations, detections = dataset.splits[split].annotations, detection_file(dataset, source, split)
+    others = other_files(dataset, source, split)
+    if plan.for_evaluation is None:
+        copy(source / annotations, out / annotations)
+    else:
+        annotations = f"annotations/{split}.json"
+        write_text(out / annotations, json.dumps(plan.for_evaluation))
+    for file in [*others, *([detections] if detections else [])]:
+        copy(source / file, out / file)
+    return {
+        "annotations": annotations,
+        "detections": detections,
+        "others": others,
+        "instances": instances_file,
+        "shards": shard_names,
+        "skipped_image_ids": plan.skipped_image_ids,
+    }
 
 
 def _read_state(out: pathlib.Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -175,23 +253,23 @@ def _write_state(out: pathlib.Path, state: dict[str, Any]) -> None:
 
 def _remove(out: pathlib.Path, dataset: Dataset) -> None:
     """Deletes what a build has written to `out`, and nothing else."""
-    for pattern in (f"{dataset.name}-*.array_record-*", "instances-*.npz", "dataset_info.json", "features.json"):
-        for path in out.glob(pattern):
-            path.unlink()
-    for files in dataset.splits.values():
-        for file in (files.annotations, files.detections):
-            if file is not None and (out / file).is_file():
-                (out / file).unlink()
-                with contextlib.suppress(OSError):  # not empty
-                    (out / file).parent.rmdir()
-    (out / BUILD_FILE).unlink()
+    own = [f"{dataset.name}-*.array_record-*", "instances-*.npz", "dataset_info.json", "features.json"]
+    written = [path for pattern in [*own, REPORT_TEXT, REPORT_PICTURE, "keypoints/*"] for path in out.glob(pattern)]
+    for split, files in dataset.splits.items():
+        copied = [files.annotations, f"annotations/{split}.json", files.detections, *files.others]
+        written += [out / file for file in copied if file is not None]
+    for path in [*written, out / BUILD_FILE]:
+        path.unlink(missing_ok=True)
+        for folder in list(path.relative_to(out).parents)[:-1]:  # without `out` itself
+            with contextlib.suppress(OSError):  # not there, or not empty
+                (out / folder).rmdir()
 
 
 def _write_faults(out: pathlib.Path, faults: list[str]) -> None:
     write_text(out / FAULTS_FILE, "".join(f"{fault}\n" for fault in faults))
 
 
-def _report(faults: list[str], out: pathlib.Path) -> str:
+def _list(faults: list[str], out: pathlib.Path) -> str:
     """The faults for a person to read, the first ones of many."""
     lines = [f"  {fault}" for fault in faults[:FAULTS_SHOWN]]
     if len(faults) > FAULTS_SHOWN:
@@ -199,28 +277,71 @@ def _report(faults: list[str], out: pathlib.Path) -> str:
     return "\n".join([*lines, f"All {len(faults)} are listed in {out / FAULTS_FILE}"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code: 0 done, 1 error, 2 the source is broken, 130 stopped."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vitpose_jax.data.build", description=__doc__.partition("\n")[0])
-    parser.add_argument("dataset", choices=sorted(DATASETS), help="which data set --source holds")
+    parser.add_argument("dataset", choices=[*sorted(DATASETS), CUSTOM], help="which data set --source holds")
     parser.add_argument("--source", required=True, type=pathlib.Path, help="the downloaded, unpacked data set")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder to build in")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="which splits (default: those that are there)")
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave broken images and annotations out, and say so"
     )
+    own = parser.add_argument_group(f"a set of your own ({CUSTOM})", "Files are named relative to --source.")
+    own.add_argument("--keypoints", type=pathlib.Path, metavar="FILE", help="keypoint file (docs/datasets.md); needed")
+    for name, what in (
+        ("train", "annotations to train on"), ("val", "annotations to evaluate on"), ("images", "image folder"),
+    ):  # fmt: skip
+        default = getattr(CustomFiles(), name)
+        own.add_argument(f"--{name}", metavar="PATH", help=f"{what} (default: {default})")
+    own.add_argument(
+        "--val-fraction", type=float, metavar="F", help="hold out this fraction of the --train images instead of --val"
+    )
+    return parser
+
+
+def _custom_files(parser: argparse.ArgumentParser, options: argparse.Namespace) -> CustomFiles | None:
+    """The files of a set of one's own; None for a published one, where none of these options makes sense."""
+    given = {
+        name: getattr(options, name)
+        for name in ("train", "val", "images", "val_fraction")
+        if getattr(options, name) is not None
+    }
+    if options.dataset != CUSTOM:
+        misplaced = [*given, *(["keypoints"] if options.keypoints else [])]
+        if misplaced:
+            parser.error(
+                f"--{misplaced[0].replace('_', '-')} is for a set of your own: {CUSTOM}, not {options.dataset}"
+            )
+        return None
+    if not options.keypoints:
+        parser.error(f"{CUSTOM} needs --keypoints FILE: names, swap pairs and skeleton, see docs/datasets.md")
+    if "val" in given and "val_fraction" in given:
+        parser.error("--val and --val-fraction are two ways to the same split; give one")
+    try:
+        return CustomFiles(**given)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: 0 done, 1 error, 2 the source is broken, 130 stopped."""
+    parser = _parser()
     options = parser.parse_args(arguments)
-    out, dataset = options.out, DATASETS[options.dataset]
+    files, out = _custom_files(parser, options), options.out
+    choices: dict[str, Any] = {"splits": options.splits, "skip_broken": options.skip_broken}
     try:
         with interrupt.sigterm_like_ctrl_c():
-            result = build(options.dataset, options.source, out, splits=options.splits, skip_broken=options.skip_broken)
+            if files is None:
+                result = build(options.dataset, options.source, out, **choices)
+            else:
+                result = build_custom(options.keypoints, options.source, out, files=files, **choices)
     except KeyboardInterrupt:
         print(f"\nStopped. Run the same command again to continue: finished shards are kept in {out}.", file=sys.stderr)
         return _EXIT_STOPPED
     except FaultsError as error:
         _write_faults(out, error.faults)
         print(f"Nothing was built, {len(error.faults)} entries are broken:", file=sys.stderr)
-        print(_report(error.faults, out), file=sys.stderr)
+        print(_list(error.faults, out), file=sys.stderr)
         print("Repair them, or leave them out with --skip-broken.", file=sys.stderr)
         return _EXIT_FAULTS
     except (ValueError, OSError) as error:
@@ -232,15 +353,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if result.left_out:
         print(f"Left out {len(result.left_out)} broken entries:")
-        print(_report(result.left_out, out))
+        print(_list(result.left_out, out))
+    print((out / REPORT_TEXT).read_text(encoding="utf-8"))
+    _say_what_is_absent(options, result.splits, files)
+    print(f"Built {options.dataset} in {out}. Look at {out / REPORT_PICTURE}.")
+    return 0
+
+
+def _say_what_is_absent(options: argparse.Namespace, built: Sequence[str], files: CustomFiles | None) -> None:
+    """Names what a complete source folder would have had: splits, detector boxes, files for evaluation."""
+    dataset = (
+        DATASETS[options.dataset] if files is None else custom_dataset(load_keypoint_set(options.keypoints), files)
+    )
     if options.splits is None:
         for name, paths in missing_paths(dataset, options.source).items():
             print(f"Built without the split {name!r}: {options.source} has no {' and no '.join(map(str, paths))}.")
-    for split in (open_split(out, name) for name in result.splits):
-        detections = "" if split.detection_file is None else ", with detector boxes"
-        print(f"{split.name}: {len(split)} instances in {len(split.images)} images{detections}")
-    print(f"Built {dataset.name} in {out}.")
-    return 0
+    for split in (open_split(options.out, name) for name in built):
+        expected = dataset.splits[split.name]
+        if expected.detections is not None and split.detection_file is None:
+            print(f"{split.name}: without detector boxes, {options.source} has no {expected.detections}.")
+        if len(split.other_files) < len(expected.others):
+            print(f"{split.name}: cannot be evaluated, {options.source} lacks some of {', '.join(expected.others)}.")
 
 
 if __name__ == "__main__":

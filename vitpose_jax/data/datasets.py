@@ -1,87 +1,27 @@
-"""The data sets: one row each in `DATASETS`, and how a built set is opened.
+"""How a built data set is opened: its splits, and a detector's boxes on their images.
 
-A set is built once by ``python -m vitpose_jax.data.build`` and then opened here, split by split. A new data set is a
-new row; its reader is shared with the rows whose annotation files have the same format.
+A set is built once by ``python -m vitpose_jax.data.build`` and then opened here, split by split. What distinguishes the
+data sets is in their rows in `catalog`; that of a set of one's own is made from the keypoint file in its folder.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vitpose_jax import geometry, keypoints
-from vitpose_jax.data.coco_format import Annotations, read_coco, read_coco_boxes
+from vitpose_jax import geometry
+from vitpose_jax.data.catalog import DATASETS, Dataset
+from vitpose_jax.data.coco_format import read_coco_boxes
+from vitpose_jax.data.custom import CUSTOM, custom_dataset
 from vitpose_jax.data.files import read_json
 from vitpose_jax.data.tables import Images, Instances, read_tables
-from vitpose_jax.keypoints import KeypointSet
+from vitpose_jax.keypoints import KeypointSet, load_keypoint_set
 
 # What the builder leaves in its output folder beside the files that TFDS knows.
 BUILD_FILE = "build.json"
-BUILD_FORMAT = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitFiles:
-    """Where a split lies in its source folder.
-
-    Attributes:
-        annotations: annotation file.
-        images: image folder.
-        detections: file with a person detector's boxes, if one is published. It may be absent.
-        every_image: store images without a usable instance, too. An evaluation split needs them, because a detector
-            finds boxes on them; for training they would be dead weight.
-    """
-
-    annotations: str
-    images: str
-    detections: str | None = None
-    every_image: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """A row of `DATASETS`.
-
-    Attributes:
-        name: key in `DATASETS`.
-        keypoint_set: what is annotated.
-        udp: convention of the crops that models for this set were trained with, see `geometry`.
-        padding: factor on both sides of a box, see `geometry.bbox_to_box_cxcywh`.
-        read: reads an annotation file; raises ValueError if it cannot be read at all.
-        splits: the source folder's layout, by split.
-        metric: how predictions are scored, a key of `vitpose_jax.evaluation.scoring.METRICS`.
-    """
-
-    name: str
-    keypoint_set: KeypointSet
-    udp: bool
-    padding: float
-    read: Callable[[pathlib.Path, KeypointSet], Annotations]
-    splits: Mapping[str, SplitFiles]
-    metric: str = "coco"
-
-
-DATASETS: dict[str, Dataset] = {
-    "coco": Dataset(
-        name="coco",
-        keypoint_set=keypoints.COCO,
-        udp=True,
-        padding=1.25,
-        read=read_coco,
-        splits={
-            "train": SplitFiles(annotations="annotations/person_keypoints_train2017.json", images="train2017"),
-            "val": SplitFiles(
-                annotations="annotations/person_keypoints_val2017.json",
-                images="val2017",
-                detections="person_detection_results/COCO_val2017_detections_AP_H_56_person.json",
-                every_image=True,
-            ),
-        },
-    ),
-}
+BUILD_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,12 +33,14 @@ class Split:
     Attributes:
         data_dir: the built set.
         name: of the split.
-        dataset: the row of `DATASETS`.
+        dataset: the row of `DATASETS`, or that of a set of one's own.
         images: the stored images.
         instances: the annotated instances.
         skipped_image_ids: int64 [S], images of the annotation file that the builder left out as broken.
-        annotation_file: the original annotation file, for pycocotools.
+        annotation_file: for evaluation. The original file; of a set of one's own, and where broken entries were left
+            out, one in the same format without them.
         detection_file: the original file of detector boxes, if there is one.
+        other_files: those of the row's `SplitFiles.others` that were there.
     """
 
     data_dir: pathlib.Path
@@ -109,6 +51,7 @@ class Split:
     skipped_image_ids: np.ndarray
     annotation_file: pathlib.Path
     detection_file: pathlib.Path | None
+    other_files: tuple[pathlib.Path, ...]
     _records: Any = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
@@ -160,7 +103,7 @@ def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
         ValueError: the set is unfinished, from another version, or has no such split.
     """
     data_dir = pathlib.Path(data_dir)
-    command = f"python -m vitpose_jax.data.build {'|'.join(DATASETS)} --source DIR --out {data_dir}"
+    command = f"python -m vitpose_jax.data.build {'|'.join([*DATASETS, CUSTOM])} --source DIR --out {data_dir}"
     if not (data_dir / BUILD_FILE).is_file():
         raise FileNotFoundError(f"there is no built data set in {data_dir}; build one with: {command}")
     build = read_json(data_dir / BUILD_FILE)
@@ -172,14 +115,19 @@ def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
         raise ValueError(f"the data set in {data_dir} is unfinished; run its build again, it continues: {command}")
     if name not in build["splits"]:
         raise ValueError(f"{data_dir} has the splits {sorted(build['splits'])}, not {name!r}")
-    dataset, split = DATASETS[build["dataset"]], build["splits"][name]
+    split = build["splits"][name]
 
-    needed = [split["annotations"], split["detections"], split["instances"], *split["shards"]]
+    needed = [split["annotations"], split["detections"], split["instances"], *split["others"], *split["shards"]]
+    needed.append(build["keypoints"])
     missing = [file for file in needed if file is not None and not (data_dir / file).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{data_dir} lacks {', '.join(missing)}; delete the folder and build it anew: {command}"
         )
+    if build["dataset"] == CUSTOM:
+        dataset = custom_dataset(load_keypoint_set(data_dir / build["keypoints"]))
+    else:
+        dataset = DATASETS[build["dataset"]]
     images, instances = read_tables(data_dir / split["instances"])
     records = tfds.builder_from_directory(data_dir).as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
     return Split(
@@ -191,6 +139,7 @@ def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
         skipped_image_ids=np.array(split["skipped_image_ids"], np.int64),
         annotation_file=data_dir / split["annotations"],
         detection_file=data_dir / split["detections"] if split["detections"] else None,
+        other_files=tuple(data_dir / file for file in split["others"]),
         _records=records,
     )
 
@@ -234,6 +183,7 @@ def detection_boxes(split: Split, path: str | pathlib.Path | None = None, *, sco
         image=np.array([row_of[image_id] for image_id in image_ids], np.int32),
         image_id=np.array(image_ids, np.int64),
         annotation_id=np.full(len(kept), -1, np.int64),
+        category_id=np.ones(len(kept), np.int64),
         bbox_id=np.arange(len(kept), dtype=np.int64),
         bbox_xywh=np.array(bboxes, np.float64),
         bbox_score=np.array(scores, np.float64),

@@ -28,7 +28,7 @@ def copy(source: pathlib.Path, target: pathlib.Path) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     with written_beside(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_json(path: pathlib.Path) -> Any:

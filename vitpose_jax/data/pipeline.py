@@ -155,9 +155,7 @@ def eval_stream(
     padding = -len(order) % batch_size
     order = np.concatenate([order, np.full(padding, -1)])
     own = np.split(order, process_count)[process_index]
-    boxes = geometry.bbox_to_box_cxcywh(
-        instances.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0], padding=split.dataset.padding
-    )
+    boxes = split.dataset.regions(instances.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0])
     crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp)
     return _start(grain.MapDataset.source(crops).batch(rows), num_workers, num_threads, prefetch)
 
@@ -209,7 +207,7 @@ class _TrainRecords:
     def __getitem__(self, instance: int) -> Record:
         table = self.split.instances
         bbox = table.bbox_xywh[instance]
-        box = geometry.bbox_to_box_cxcywh(bbox, aspect_ratio=self.aspect_ratio, padding=self.split.dataset.padding)
+        box = self.split.dataset.regions(bbox, aspect_ratio=self.aspect_ratio)
         if not self.augment.jitter_each_epoch:
             box = self.augment.jitter_center(box, bbox, np.random.default_rng([self.seed, self.index, instance]))
         return Record(

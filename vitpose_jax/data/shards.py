@@ -60,7 +60,8 @@ def write_shards(name: str, split: str, plan: Plan, out: pathlib.Path) -> list[s
                     contextlib.closing(ArrayRecordWriter(str(partial), _WRITER_OPTIONS)) as writer,
                 ):
                     for row in range(first, end):
-                        writer.write(_record(source.read_image(plan.folder, plan.images, row), plan.images, row))
+                        data, _ = source.read_image(plan.folder, plan.images, row)
+                        writer.write(_record(data, plan.images, row))
                         progress.update()
             except RuntimeError as error:  # what the writer raises, e.g. for a full disk
                 raise OSError(f"{out / shard} could not be written: {error}") from error

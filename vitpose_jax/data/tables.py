@@ -15,7 +15,8 @@ class Images:
     Attributes:
         image_id: int64 [M].
         file_name: str [M], relative to the split's image folder.
-        size: int32 [M, 2], (height, width) in pixels as the annotation file gives it.
+        size: int32 [M, 2], (height, width) in pixels: as the annotation file gives it, or if it does not, as the image
+            file has it.
     """
 
     image_id: np.ndarray
@@ -38,7 +39,9 @@ class Instances:
         image: int32 [P], row in the split's `Images`.
         image_id: int64 [P].
         annotation_id: int64 [P], -1 for a detector's box.
-        bbox_id: int64 [P], number of the instance within its image, or of the box within the detector's file.
+        category_id: int64 [P], as the annotation file numbers categories: the species of AP-10K; else 1.
+        bbox_id: int64 [P], number of the instance within its image (MPII and InterHand2.6M: within the split), or of
+            the box within the detector's file.
         bbox_xywh: float64 [P, 4], image pixels, without padding.
         bbox_score: float64 [P], the detector's confidence; 1 for annotated boxes.
         area: float64 [P], pixels of the annotated segment; NaN where there is none.
@@ -48,6 +51,7 @@ class Instances:
     image: np.ndarray
     image_id: np.ndarray
     annotation_id: np.ndarray
+    category_id: np.ndarray
     bbox_id: np.ndarray
     bbox_xywh: np.ndarray
     bbox_score: np.ndarray

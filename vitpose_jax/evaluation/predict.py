@@ -1,6 +1,5 @@
 """Run a model over an evaluation set: crops in, keypoints in image pixels out, metrics and a picture from these."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -161,9 +160,7 @@ class Evaluator:
             uint8 [height, width, 3], RGB.
         """
         rows = np.unique(np.linspace(0, len(self.split) - 1, min(count, len(self.split))).round().astype(int))
-        chosen = Instances(
-            **{field.name: getattr(self.split.instances, field.name)[rows] for field in dataclasses.fields(Instances)}
-        )
+        chosen = self.split.instances.take(rows)
         keypoints, scores, crops = self._run(variables, chosen, progress=False, keep_crops=True)
         samples = []
         for row in range(len(chosen)):
@@ -224,15 +221,12 @@ class Evaluator:
     def _identity(self, instances: Instances) -> dict[str, np.ndarray]:
         """What predictions say of their boxes."""
         height, width = self.model.image_size
-        boxes = geometry.bbox_to_box_cxcywh(
-            instances.bbox_xywh, aspect_ratio=width / height, padding=self.split.dataset.padding
-        )
         return {
-            "box_cxcywh": boxes,
+            "box_cxcywh": self.split.dataset.regions(instances.bbox_xywh, aspect_ratio=width / height),
             "bbox_scores": instances.bbox_score,
             "image_ids": instances.image_id,
             "instance_ids": instances.bbox_id,
-            "category_ids": getattr(instances, "category_id", np.ones(len(instances), np.int64)),
+            "category_ids": instances.category_id,
         }
 
     def _score(self, predictions: Predictions) -> Evaluation:

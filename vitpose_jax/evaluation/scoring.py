@@ -69,7 +69,7 @@ def _average_precision(
 
 def _mpii(predictions: Predictions, split: Split, **_average_precision_settings: Any) -> Evaluation:
     """PCKh of the split's people; others of the evaluation file, on images that the builder left out, do not count."""
-    files = [path for path in getattr(split, "other_files", ()) if path.name == MPII_FILE]
+    files = [path for path in split.other_files if path.name == MPII_FILE]
     if not files:
         raise ValueError(
             f"{split!r} was built without {MPII_FILE}, which holds the head boxes that PCKh is measured by; it belongs "

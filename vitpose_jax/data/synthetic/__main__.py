@@ -1,23 +1,29 @@
-"""Command line of `write_synthetic`: ``python -m vitpose_jax.data.synthetic --out DIR``."""
+"""Command line of `write_synthetic` and `write_animals`: ``python -m vitpose_jax.data.synthetic --out DIR``."""
 
 import argparse
 from collections.abc import Sequence
 
+from vitpose_jax.data.synthetic.animal_folder import write_animals
 from vitpose_jax.data.synthetic.folder import write_synthetic
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the set that the arguments ask for."""
-    parser = argparse.ArgumentParser(description="Draw a data set of people in COCO's folder layout.")
-    parser.add_argument("--out", required=True, help="folder to make")
-    parser.add_argument("--num-train", type=int, default=4000)
-    parser.add_argument("--num-val", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-workers", type=int, default=2, help="worker processes; 0 draws in this one")
-    args = parser.parse_args(argv)
-    write_synthetic(
-        args.out, num_train=args.num_train, num_val=args.num_val, seed=args.seed, num_workers=args.num_workers
+    parser = argparse.ArgumentParser(
+        description="Draw a data set of people in COCO's folder layout, or of animals as the example of your own set."
     )
+    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--animal", action="store_true", help="lizards with a keypoint file instead of people")
+    parser.add_argument("--num-train", type=int, help="pictures to train on (default: 4000 of people, 1000 of animals)")
+    parser.add_argument("--num-val", type=int, help="pictures to evaluate on (default: 200 of people, 100 of animals)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-workers", type=int, default=2, help="worker processes for people; 0 draws in this one")
+    args = parser.parse_args(argv)
+    given = {name: getattr(args, name) for name in ("num_train", "num_val") if getattr(args, name) is not None}
+    if args.animal:
+        write_animals(args.out, seed=args.seed, **given)
+    else:
+        write_synthetic(args.out, seed=args.seed, num_workers=args.num_workers, **given)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Writes a drawn data set in COCO's folder layout."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -7,8 +8,10 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator, Sequence
 
 import cv2
+import numpy as np
 
 from vitpose_jax.data.synthetic.labels import detect
 from vitpose_jax.data.synthetic.scene import draw_image, generator, image_id
@@ -63,28 +66,51 @@ def write_synthetic(
         "seed": seed,
         "image_size": list(image_size),
     }
+    with made_beside(out, recipe, ("train2017", "val2017", "annotations", "person_detection_results")) as partial:
+        if partial is None:
+            return
+        pictures = [("train", index) for index in range(num_train)] + [("val", index) for index in range(num_val)]
+        write = functools.partial(_write_image, folder=partial, seed=seed, image_size=image_size)
+        bar = functools.partial(progress_bar, total=len(pictures), desc="drawing people", unit=" images", show=progress)
+        if num_workers == 0:
+            results = list(bar(map(write, pictures)))
+        else:
+            with multiprocessing.get_context("spawn").Pool(num_workers, cv2.setNumThreads, (1,)) as pool:
+                results = list(bar(pool.imap(write, pictures, chunksize=16)))
+
+        by_split = {"train": results[:num_train], "val": results[num_train:]}
+        for split, rows in by_split.items():
+            write_json(partial / "annotations" / f"person_keypoints_{split}2017.json", _coco_file(rows))
+        write_json(partial / DETECTIONS_FILE, [found for row in by_split["val"] for found in row.detections])
+
+
+@contextlib.contextmanager
+def made_beside(out: pathlib.Path, recipe: dict, folders: Sequence[str]) -> Iterator[pathlib.Path | None]:
+    """Yields an empty folder with the given sub-folders, which becomes `out` when all went well.
+
+    Args:
+        out: the folder to make.
+        recipe: what it is made by; written into it.
+        folders: to make in it.
+
+    Yields:
+        The folder; None if `out` holds what the recipe makes already.
+
+    Raises:
+        FileExistsError: `out` holds something else.
+    """
     if _holds(out, recipe):
+        yield None
         return
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run left
-    for folder in ("train2017", "val2017", "annotations", "person_detection_results"):
+    for folder in folders:
         (partial / folder).mkdir(parents=True)
-
-    pictures = [("train", index) for index in range(num_train)] + [("val", index) for index in range(num_val)]
-    write = functools.partial(_write_image, folder=partial, seed=seed, image_size=image_size)
-    bar = functools.partial(progress_bar, total=len(pictures), desc="drawing people", unit=" images", show=progress)
-    if num_workers == 0:
-        results = list(bar(map(write, pictures)))
-    else:
-        with multiprocessing.get_context("spawn").Pool(num_workers, cv2.setNumThreads, (1,)) as pool:
-            results = list(bar(pool.imap(write, pictures, chunksize=16)))
-
-    by_split = {"train": results[:num_train], "val": results[num_train:]}
-    for split, rows in by_split.items():
-        _write_json(partial / "annotations" / f"person_keypoints_{split}2017.json", _coco_file(rows))
-    _write_json(partial / DETECTIONS_FILE, [found for row in by_split["val"] for found in row.detections])
-    _write_json(partial / RECIPE_FILE, recipe)
+    yield partial
+    write_json(partial / RECIPE_FILE, recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        out.rmdir()  # it is empty
     partial.rename(out)
 
 
@@ -114,10 +140,7 @@ def _write_image(picture: tuple[str, int], *, folder: pathlib.Path, seed: int, i
     image, annotations = draw_image(seed, split, index, image_size)
     this_image = image_id(split, index)
     file_name = f"{this_image:012d}.jpg"
-    ok, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    if not ok:
-        raise RuntimeError(f"OpenCV could not encode {file_name}")
-    (folder / f"{split}2017" / file_name).write_bytes(jpeg.tobytes())
+    write_jpeg(folder / f"{split}2017" / file_name, image)
     height, width = image.shape[:2]
     detections = []
     if split == "val":
@@ -138,5 +161,13 @@ def _coco_file(rows: list[_Written]) -> dict:
     }
 
 
-def _write_json(path: pathlib.Path, content: object) -> None:
+def write_jpeg(path: pathlib.Path, image: np.ndarray) -> None:
+    """Stores a picture, uint8 [height, width, 3], RGB."""
+    ok, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    if not ok:
+        raise RuntimeError(f"OpenCV could not encode {path.name}")
+    path.write_bytes(jpeg.tobytes())
+
+
+def write_json(path: pathlib.Path, content: object) -> None:
     path.write_text(json.dumps(content))

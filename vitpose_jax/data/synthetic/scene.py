@@ -66,7 +66,7 @@ def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int] = 
         paint_person(canvas, person, light)
     if rng.random() < _CLUTTER_SHARE:
         paint_clutter(canvas, rng)
-    image = _expose(canvas.image, rng)
+    image = expose(canvas.image, rng)
 
     annotations: list[dict] = []
     numbers: list[int] = []
@@ -167,7 +167,7 @@ def _overlap(box: np.ndarray, others: Iterable[np.ndarray]) -> float:
     return worst
 
 
-def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The picture a camera takes: a little brighter or darker, and grainy."""
     height, width = image.shape[:2]
     noise = np.frombuffer(rng.bytes(height * width), np.uint8).reshape(height, width)
