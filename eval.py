@@ -16,7 +16,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from configs import command_line
+from configs import command_line, common
 from vitpose_jax import draw
 from vitpose_jax.data import datasets
 from vitpose_jax.evaluation.predict import Evaluator
@@ -53,7 +53,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(**config.mesh)
     variables = {part: sharding.place(tree, mesh) for part, tree in loaded.variables.items()}
-    sections = {name: section for name, section in config.datasets.items() if section.eval_split}
+    sections = {name: section for name, section in common.datasets_in_order(config).items() if section.eval_split}
     if not sections:
         raise ValueError("no data set of this config has an eval_split: there is nothing to evaluate on")
 
@@ -62,7 +62,7 @@ def evaluate(
         evaluator = Evaluator(
             loaded.model, datasets.open_split(section.dir, section.eval_split), dataset=name, mesh=mesh,
             blur_kernel=loaded.file.codec["blur_kernel"], num_workers=config.input.num_workers,
-            num_threads=config.input.num_threads, **config.eval,
+            num_threads=config.input.num_threads, **{**config.eval, **section.eval},
         )  # fmt: skip
         evaluation = evaluator(variables)
         found[name] = evaluation.metrics

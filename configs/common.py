@@ -6,7 +6,13 @@ Sizes are (height, width). Source of the numbers, where none is named: ViTPose (
 released configs.
 """
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
 from ml_collections import ConfigDict, config_dict
+
+from vitpose_jax.keypoints import KEYPOINT_SETS
 
 
 def get_config() -> ConfigDict:
@@ -37,8 +43,10 @@ def get_config() -> ConfigDict:
     # One entry for each data set, named like its decoder.
     config.datasets = ConfigDict()
     config.datasets.coco = dataset("data/coco")
+    # Their names in the order that numbers them; (): by name. The best checkpoint is that with the first one's best AP.
+    config.dataset_order = ()
 
-    # vitpose_jax.data.augment.Augment
+    # vitpose_jax.data.augment.Augment; datasets.<name>.augment has what differs
     config.augment = ConfigDict()
     config.augment.flip_prob = 0.5
     config.augment.half_body_prob = 0.3
@@ -123,6 +131,92 @@ def vitpose_on_coco(size: str, decoder: str, *, drop_path: float, layer_decay: f
     return config
 
 
+class Part(NamedTuple):
+    """A data set's part in mixed training, and where it differs from `config.augment` and `config.eval`."""
+
+    keypoint_set: str
+    augment: Mapping = MappingProxyType({})
+    eval: Mapping = MappingProxyType({})
+    eval_split: str = "val"
+
+
+_ANNOTATED = {"boxes": "annotations"}  # no detector's boxes are published
+# The data sets of the papers, ViTPose++'s in the order of its experts. Source: the released configs' pipelines.
+PARTS = {
+    "coco": Part("coco"),
+    "aic": Part("aic", eval=_ANNOTATED),
+    "mpii": Part("mpii", {"half_body_prob": 0.0, "center_jitter_prob": 0.0}, _ANNOTATED),
+    "ap10k": Part("ap10k", eval=_ANNOTATED),
+    "apt36k": Part("ap10k", eval=_ANNOTATED),
+    "wholebody": Part("wholebody"),
+    "crowdpose": Part("crowdpose", {"half_body_min_keypoints": 6}, eval_split="test"),
+}
+MULTI = ("coco", "aic", "mpii")
+PLUS = ("coco", "aic", "mpii", "ap10k", "apt36k", "wholebody")
+
+
+def part(name: str) -> ConfigDict:
+    """Settings of one of `PARTS`, expected in `data/<name>`."""
+    section = dataset(f"data/{name}")
+    section.eval_split = PARTS[name].eval_split
+    section.augment, section.eval = ConfigDict(dict(PARTS[name].augment)), ConfigDict(dict(PARTS[name].eval))
+    return section
+
+
+def vitpose_on_several(size: str, names: Sequence[str], *, drop_path: float, layer_decay: float) -> ConfigDict:
+    """The published recipe for mixed training: a shared encoder and a classic decoder for each data set.
+
+    Args:
+        size: of the encoder.
+        names: data sets out of `PARTS`, in the order that numbers them.
+        drop_path: of the last block.
+        layer_decay: of the learning rate.
+    """
+    config = vitpose_on_coco(size, "classic", drop_path=drop_path, layer_decay=layer_decay)
+    config.name = f"vitpose_{size}_multi"
+    with config.unlocked():
+        config.datasets = ConfigDict({name: part(name) for name in names})
+        config.model.num_keypoints = ConfigDict({name: len(KEYPOINT_SETS[PARTS[name].keypoint_set]) for name in names})
+    config.dataset_order = tuple(names)
+    config.schedule.learning_rate = 1e-3
+    config.train.batch_size = 1024
+    return config
+
+
+def vitpose_multi(size: str, also: str, *, drop_path: float, layer_decay: float) -> ConfigDict:
+    """COCO + AIC + MPII; `also` is "" or "crowdpose", which joins them.
+
+    Raises:
+        ValueError: for another `also`.
+    """
+    if also not in ("", "crowdpose"):
+        raise ValueError(f"what may join COCO, AIC and MPII is 'crowdpose', not {also!r}")
+    config = vitpose_on_several(size, (*MULTI, *filter(None, [also])), drop_path=drop_path, layer_decay=layer_decay)
+    if also:
+        config.name += f"_{also}"
+    return config
+
+
+def vitpose_plus(size: str, part_features: int, *, drop_path: float, layer_decay: float) -> ConfigDict:
+    """ViTPose++ on its six data sets: each has `part_features` outputs of every block's MLP to itself."""
+    config = vitpose_on_several(size, PLUS, drop_path=drop_path, layer_decay=layer_decay)
+    config.name = f"vitpose_plus_{size}"
+    config.model.experts, config.model.part_features = PLUS, part_features
+    return config
+
+
+def datasets_in_order(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The sections of the data sets in the order that numbers them (a ConfigDict itself sorts by name).
+
+    Raises:
+        ValueError: if `dataset_order` names other data sets than there are.
+    """
+    names = tuple(config.dataset_order) or tuple(sorted(config.datasets))
+    if sorted(names) != sorted(config.datasets):
+        raise ValueError(f"config.dataset_order is {names}, but the data sets are {tuple(config.datasets)}")
+    return {name: config.datasets[name] for name in names}
+
+
 def dataset(data_dir: str) -> ConfigDict:
     """Settings of one data set, built by `python -m vitpose_jax.data.build`."""
     section = ConfigDict()
@@ -130,4 +224,6 @@ def dataset(data_dir: str) -> ConfigDict:
     section.train_split = "train"
     section.eval_split = "val"  # "" does not evaluate on it
     section.weight = config_dict.placeholder(float)  # share of the training stream; None: its number of instances
+    section.augment = ConfigDict()  # what replaces settings of config.augment for this data set
+    section.eval = ConfigDict()  # what replaces settings of config.eval for this data set
     return section

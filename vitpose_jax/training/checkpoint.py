@@ -23,6 +23,7 @@ from vitpose_jax import trees
 from vitpose_jax.models import pos_embed
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import state as train_state
+from vitpose_jax.training import transfer
 
 FOLDER = "checkpoints"
 FORMAT = 1  # of the model file
@@ -192,8 +193,8 @@ def init_from(
 ) -> tuple[dict, dict[str, list[str]]]:
     """Variables of a new run from the weights of another model.
 
-    Leaves of equal path and shape are restored; the position embedding is resized to this model's patch grid; leaves
-    that a pattern of `fresh` matches are initialised as usual, whatever the checkpoint holds.
+    Leaves of equal path and shape are restored; a plain encoder's MLPs are expanded into experts if this model has them;
+    the position embedding is resized to this model's patch grid; leaves that a pattern of `fresh` matches are initialised as usual, whatever the checkpoint holds.
 
     Args:
         path: as for `load_model`.
@@ -202,21 +203,21 @@ def init_from(
         fresh: regular expressions over whole paths, such as "decoders/.*".
 
     Returns:
-        ({"params", "batch_stats"}, {"restored" | "resized" | "fresh" | "unused": paths}).
+        ({"params", "batch_stats"}, {"restored" | "expanded" | "resized" | "fresh" | "unused": paths}).
 
     Raises:
         ValueError: if nothing matched, a pattern matches no leaf, or a leaf is neither found nor declared fresh.
     """
     source = load_model(path)
     initial = train_state.init_variables(model, key)
-    report: dict[str, list[str]] = {"restored": [], "resized": [], "fresh": [], "unused": []}
+    report: dict[str, list[str]] = {"restored": [], "expanded": [], "resized": [], "fresh": [], "unused": []}
     faults = []
     try:
         patterns = [re.compile(pattern) for pattern in fresh]
     except re.error as error:
         raise ValueError(f"init_from.fresh: {error.pattern!r} is no regular expression: {error}") from error
     result = {}
-    theirs = trees.flatten(source.variables)
+    theirs, expanded = transfer.expand_into_experts(trees.flatten(source.variables), model)
     used_patterns = set()
     for path_, leaf in trees.flatten(initial).items():
         name = path_.split("/", 1)[1]  # patterns speak of paths without "params/" or "batch_stats/"
@@ -226,7 +227,7 @@ def init_from(
         if declared:
             kind, result[path_] = "fresh", leaf
         elif there is not None and there.shape == leaf.shape:
-            kind, result[path_] = "restored", there
+            kind, result[path_] = "expanded" if path_ in expanded else "restored", there
         elif there is not None and name == "backbone/pos_embed" and there.shape[-1] == leaf.shape[-1]:
             kind = "resized"
             result[path_] = pos_embed.resize(there, source.model.patch_grid, model.patch_grid)
