@@ -122,17 +122,17 @@ def deconv(x: jax.Array, kernel: jax.Array, multiply: Multiply = product) -> jax
     Returns:
         [B, 2h, 2w, F] in the dtype of `x`.
     """
-    batch, h, w, _ = x.shape
+    batch, h, w, channels = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    # (offset into the padded map, tap of the kernel) of the two inputs that each phase sees.
-    inputs = {0: ((0, 3), (1, 1)), 1: ((1, 2), (2, 0))}
+    # Backwards, the taps of one side are 3, 2, 1, 0: input 0 or 1 of the two that a phase sees, of phase 0 or 1.
+    quarters = kernel[..., ::-1, ::-1, :, :].reshape(-1, 2, 2, 2, 2, channels, kernel.shape[-1])
+    quarters = quarters.transpose(2, 4, 0, 1, 3, 5, 6).reshape(2, 2, *kernel.shape[:-4], 4 * channels, -1)
     phases = []
-    for row_phase in (0, 1):
-        for col_phase in (0, 1):
-            seen = [(dy, ky, dx, kx) for dy, ky in inputs[row_phase] for dx, kx in inputs[col_phase]]
-            maps = jnp.concatenate([x[:, dy : dy + h, dx : dx + w] for dy, _, dx, _ in seen], axis=-1)
-            weights = jnp.concatenate([kernel[..., ky, kx, :, :] for _, ky, _, kx in seen], axis=-2)
-            phases.append(multiply(maps.reshape(batch, h * w, -1), weights))
+    for p in (0, 1):
+        for q in (0, 1):  # phase p along rows sees the padded map from rows p and p + 1 on, q likewise columns
+            seen = [(p + i, q + j) for i in (0, 1) for j in (0, 1)]
+            maps = jnp.concatenate([x[:, dy : dy + h, dx : dx + w] for dy, dx in seen], axis=-1)
+            phases.append(multiply(maps.reshape(batch, h * w, -1), quarters[p, q]))
     y = jnp.stack(phases, axis=2).reshape(batch, h, w, 2, 2, -1)
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * h, 2 * w, -1)
 

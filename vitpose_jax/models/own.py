@@ -32,12 +32,11 @@ def _forward(x, kernels, index):
 def _backward(kept, gradient):
     x, kernels, index = kept
     to_x = jnp.einsum("blf,bcf->blc", gradient, kernels.astype(x.dtype)[index])
-    by_crop = jnp.einsum("blc,blf->bcf", x, gradient)
-    members = jax.nn.one_hot(index, len(kernels), dtype=x.dtype)
-    to_kernels = jnp.einsum(
-        "bg,bcf->gcf", members, by_crop, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
-    return to_x, to_kernels.astype(kernels.dtype), None
+    # Transposed, [F, C]: it is the narrower factor that a CPU then has to transpose.
+    by_crop = jnp.einsum("blf,blc->bfc", gradient, x, preferred_element_type=jnp.float32)
+    members = jax.nn.one_hot(index, len(kernels), dtype=jnp.float32)
+    to_kernels = jnp.einsum("bg,bfc->gfc", members, by_crop, precision=jax.lax.Precision.HIGHEST)
+    return to_x, to_kernels.swapaxes(1, 2).astype(kernels.dtype), None
 
 
 own_product.defvjp(_forward, _backward)

@@ -193,8 +193,9 @@ def init_from(
 ) -> tuple[dict, dict[str, list[str]]]:
     """Variables of a new run from the weights of another model.
 
-    Leaves of equal path and shape are restored; a plain encoder's MLPs are expanded into experts if this model has them;
-    the position embedding is resized to this model's patch grid; leaves that a pattern of `fresh` matches are initialised as usual, whatever the checkpoint holds.
+    Leaves of equal path and shape are restored; the MLPs of a plain encoder are expanded into experts where this model
+    has them; the position embedding is resized to this model's patch grid; leaves that a pattern of `fresh` matches are
+    initialised as usual, whatever the checkpoint holds.
 
     Args:
         path: as for `load_model`.

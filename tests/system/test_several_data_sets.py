@@ -1,0 +1,110 @@
+"""Two drawn data sets in one run, with and without experts: loss falls, resuming is exact, all are evaluated at once."""
+
+import json
+import signal
+
+import ml_collections
+import numpy as np
+import pytest
+
+import eval as eval_script
+from configs import common
+from tests.system.test_training import all_leaves, scalars, stop_at
+from train import train
+from vitpose_jax import interrupt
+from vitpose_jax.data import build
+from vitpose_jax.data.synthetic import write_synthetic
+from vitpose_jax.training import checkpoint
+
+NAMES = ("people", "more_people")  # not in the order of the alphabet
+
+
+@pytest.fixture(scope="module")
+def several_config(shrunk_config, drawn, tmp_path_factory):
+    """Makes the shrunk config with a second data set; with `experts`, a small ViTPose++."""
+    folder = tmp_path_factory.mktemp("more_drawn")
+    write_synthetic(folder / "source", num_train=8, num_val=4, seed=7, num_workers=0, progress=False)
+    build.build("coco", folder / "source", folder / "built")
+
+    def make(experts: bool, changes: dict | None = None) -> ml_collections.ConfigDict:
+        config = shrunk_config()
+        with config.unlocked():
+            config.datasets = ml_collections.ConfigDict(
+                {"people": common.dataset(str(drawn)), "more_people": common.dataset(str(folder / "built"))}
+            )
+            config.datasets.more_people.augment.rotation_prob = 0.0
+            config.datasets.people.eval.flip_test = False
+            config.model.num_keypoints = ml_collections.ConfigDict(dict.fromkeys(NAMES, 17))
+        config.dataset_order = NAMES
+        if experts:
+            config.model.update(experts=NAMES, part_features=8)
+        config.model.update(decoder="classic", deconv_filters=16)
+        config.train.epochs = 3
+        config.update_from_flattened_dict(changes or {})
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["multi", "plus"])
+def run(request, several_config, tmp_path_factory):
+    """(config maker, folder of a run that went through without a stop)."""
+    workdir = tmp_path_factory.mktemp("several")
+
+    def make(changes: dict | None = None):
+        return several_config(request.param, changes)
+
+    train(make(), workdir)
+    return make, workdir
+
+
+def test_each_data_set_has_its_own_numbers_and_the_loss_falls(run):
+    make, workdir = run
+    lines = [line for line in scalars(workdir) if "train/loss" in line]
+    for line in lines:
+        assert sum(line[f"train/loss/{name}"] for name in NAMES) == pytest.approx(line["train/loss"], rel=1e-5)
+        assert all(0 <= line[f"train/accuracy/{name}"] <= 1 for name in NAMES)
+    assert len(lines) >= 6
+    losses = [line["train/loss"] for line in lines]
+    assert np.mean(losses[-2:]) < np.mean(losses[:2])
+    assert {f"eval/{name}/AP" for name in NAMES} <= scalars(workdir)[-1].keys()
+    assert list(checkpoint.load_model(workdir).model.experts) in ([], list(NAMES))
+
+
+def test_stop_and_resume_is_bit_exact(run, tmp_path, monkeypatch):
+    make, workdir = run
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, signal.SIGTERM)
+        with pytest.raises(interrupt.Stopped):
+            train(make(), tmp_path)
+    train(make(), tmp_path)
+    straight, resumed = all_leaves(workdir), all_leaves(tmp_path)
+    assert straight.keys() == resumed.keys()
+    for path, leaf in straight.items():
+        np.testing.assert_array_equal(leaf, resumed[path], err_msg=path)
+
+
+def test_one_eval_run_evaluates_all_in_their_order(run, tmp_path, capsys):
+    make, workdir = run
+    found = eval_script.evaluate(make(), str(workdir), str(tmp_path))
+    assert tuple(found) == NAMES
+    saved = checkpoint.load_model(workdir).metrics
+    assert saved == pytest.approx(
+        {f"{name}/{metric}": value for name, values in found.items() for metric, value in values.items()}, abs=1e-9
+    )
+    rows = json.loads((tmp_path / "eval.json").read_text())
+    assert {row["dataset"] for row in rows} == set(NAMES)
+    assert all((tmp_path / f"results_{name}.json").is_file() for name in NAMES)
+    printed = capsys.readouterr().out
+    assert printed.count("data set") == 1 and all(name in printed for name in NAMES)
+
+
+def test_a_plain_run_s_weights_become_experts(several_config, finished_run, tmp_path, capsys):
+    changes = {"init_from.path": str(finished_run), "init_from.fresh": ("decoders/.*",), "train.epochs": 1}
+    train(several_config(True, changes), tmp_path)
+    assert "4 leaves expanded" in capsys.readouterr().out
+
+
+def test_an_order_of_other_data_sets_is_refused(several_config, tmp_path):
+    with pytest.raises(ValueError, match="dataset_order"):
+        train(several_config(False, {"dataset_order": ("people",)}), tmp_path)
