@@ -36,7 +36,7 @@ def channels_last(heatmaps: np.ndarray) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def joint(recorded, facts):
-    """The tiny joint model, and its loss on the recorded batch as a function of (parameters, own statistics or not)."""
+    """Loss of the tiny joint model on the recorded batch, a function of (parameters, own statistics or not)."""
     tiny = facts["tiny"]
     field = tiny["backbone"]
     model = vitpose.vitpose(
@@ -60,12 +60,13 @@ def joint(recorded, facts):
         losses, accuracies = tasks.dense_losses(outputs, target, weight, dataset)
         return sum(losses.values()), (losses, accuracies, updates["batch_stats"])
 
-    return jax.value_and_grad(loss, has_aux=True), variables["params"]
+    return loss, variables["params"]
 
 
 def test_joint_loss_and_gradients(recorded, joint):
     """Every decoder on every crop, batch statistics over all crops, losses masked."""
-    run, params = joint
+    loss, params = joint
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
     with jax.default_matmul_precision("highest"):
         (total, (losses, accuracies, batch_stats)), gradients = run(params, False)
     np.testing.assert_allclose(total, recorded["loss/total_loss"], rtol=tolerances.LOSS_RELATIVE)
@@ -94,8 +95,8 @@ def test_joint_loss_and_gradients(recorded, joint):
 
 
 def test_statistics_of_own_crops_are_something_else(recorded, joint):
-    run, params = joint
-    (total, _), _ = run(params, True)
+    loss, params = joint
+    total, _ = jax.jit(loss, static_argnums=1)(params, True)
     assert abs(float(total) / float(recorded["loss/total_loss"]) - 1) > 100 * tolerances.LOSS_RELATIVE
 
 

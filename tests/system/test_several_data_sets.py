@@ -1,20 +1,23 @@
-"""Two drawn data sets in one run, with and without experts: loss falls, resuming is exact, all are evaluated at once."""
+"""Two drawn data sets in one run, with and without experts: loss falls, resuming is exact, one eval run does all."""
 
 import json
 import signal
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 
 import eval as eval_script
+import train as train_script
 from configs import common
 from tests.system.test_training import all_leaves, scalars, stop_at
 from train import train
 from vitpose_jax import interrupt
 from vitpose_jax.data import build
 from vitpose_jax.data.synthetic import write_synthetic
-from vitpose_jax.training import checkpoint
+from vitpose_jax.models.vitpose import vitpose
+from vitpose_jax.training import checkpoint, state
 
 NAMES = ("people", "more_people")  # not in the order of the alphabet
 
@@ -38,7 +41,7 @@ def several_config(shrunk_config, drawn, tmp_path_factory):
         config.dataset_order = NAMES
         if experts:
             config.model.update(experts=NAMES, part_features=8)
-        config.model.update(decoder="classic", deconv_filters=16)
+        config.model.update(decoder="classic", deconv_filters=16, scan_unroll=1)
         config.train.epochs = 3
         config.update_from_flattened_dict(changes or {})
         return config
@@ -46,7 +49,7 @@ def several_config(shrunk_config, drawn, tmp_path_factory):
     return make
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["multi", "plus"])
+@pytest.fixture(scope="module", params=[pytest.param(False, marks=pytest.mark.slow), True], ids=["multi", "plus"])
 def run(request, several_config, tmp_path_factory):
     """(config maker, folder of a run that went through without a stop)."""
     workdir = tmp_path_factory.mktemp("several")
@@ -59,7 +62,7 @@ def run(request, several_config, tmp_path_factory):
 
 
 def test_each_data_set_has_its_own_numbers_and_the_loss_falls(run):
-    make, workdir = run
+    _, workdir = run
     lines = [line for line in scalars(workdir) if "train/loss" in line]
     for line in lines:
         assert sum(line[f"train/loss/{name}"] for name in NAMES) == pytest.approx(line["train/loss"], rel=1e-5)
@@ -99,10 +102,18 @@ def test_one_eval_run_evaluates_all_in_their_order(run, tmp_path, capsys):
     assert printed.count("data set") == 1 and all(name in printed for name in NAMES)
 
 
-def test_a_plain_run_s_weights_become_experts(several_config, finished_run, tmp_path, capsys):
-    changes = {"init_from.path": str(finished_run), "init_from.fresh": ("decoders/.*",), "train.epochs": 1}
-    train(several_config(True, changes), tmp_path)
+def test_a_plain_run_s_weights_become_experts(several_config, finished_run, capsys):
+    config = several_config(True, {"init_from.path": str(finished_run), "init_from.fresh": ("decoders/.*",)})
+    model = vitpose(**config.model.to_dict())
+    variables = train_script.initial_variables(config, model, jax.random.key(0))
     assert "4 leaves expanded" in capsys.readouterr().out
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, state.variable_shapes(model))
+    mlp = variables["params"]["backbone"]["blocks"]["mlp"]
+    whole = checkpoint.load_model(finished_run).variables["params"]["backbone"]["blocks"]["mlp"]["fc2"]
+    for leaf in ("kernel", "bias"):
+        for expert in range(len(NAMES)):
+            joined = np.concatenate([mlp["fc2"][leaf], mlp["experts"][leaf][:, expert]], axis=-1)
+            np.testing.assert_array_equal(joined, whole[leaf])
 
 
 def test_an_order_of_other_data_sets_is_refused(several_config, tmp_path):

@@ -69,7 +69,7 @@ def pose_loss(model: ViTPose, *, udp: Mapping[str, bool], sigma: float) -> Loss:
 def dense_pose_loss(model: ViTPose, *, udp: Mapping[str, bool], sigma: float, own_statistics: bool) -> Loss:
     """The same with every decoder run on every crop, and each crop counting for its own data set only.
 
-    This is what the original does, with half again the arithmetic at six data sets and size B, and the reference that
+    This is what the original does, at size B and six data sets with 40 % more arithmetic, and the reference that
     `pose_loss` is tested against.
 
     Args:
