@@ -105,15 +105,16 @@ def mixed(
 
     Crops of a mixed batch come from its data sets in turn.
     """
-    common = {"size": size, "dtype": dtype, "decoder": decoder, "image_size": image_size}
+    common: dict[str, Any] = {"size": size, "dtype": dtype, "decoder": decoder, "image_size": image_size}
     part_features = vitpose(num_keypoints={}, **common).backbone["embed_dim"] // 4
+    variants: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
+        "single": ({"coco": "coco"}, {}),
+        "multi": (MULTI, {}),
+        "plus": (PLUS, {"experts": tuple(PLUS), "part_features": part_features}),
+    }
     models = {
         name: vitpose(num_keypoints={each: len(KEYPOINT_SETS[kind]) for each, kind in sets.items()}, **common, **extra)
-        for name, sets, extra in (
-            ("single", {"coco": "coco"}, {}),
-            ("multi", MULTI, {}),
-            ("plus", PLUS, {"experts": tuple(PLUS), "part_features": part_features}),
-        )
+        for name, (sets, extra) in variants.items()
     }
     return take_turns({name: training_step(model, batch_size) for name, model in models.items()}, repeats=repeats)
 
