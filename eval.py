@@ -18,12 +18,13 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from configs import command_line
+from configs import command_line, common
 from vitpose_jax import draw
 from vitpose_jax.data import datasets
 from vitpose_jax.evaluation import published
 from vitpose_jax.evaluation.predict import Evaluator
 from vitpose_jax.evaluation.results import write_results
+from vitpose_jax.evaluation.scoring import HEADLINE
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.training import checkpoint, sharding
 
@@ -56,7 +57,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(**config.mesh)
     variables = {part: sharding.place(tree, mesh) for part, tree in loaded.variables.items()}
-    sections = {name: section for name, section in config.datasets.items() if section.eval_split}
+    sections = {name: section for name, section in common.datasets_in_order(config).items() if section.eval_split}
     if not sections:
         raise ValueError("no data set of this config has an eval_split: there is nothing to evaluate on")
 
@@ -64,15 +65,16 @@ def evaluate(
     references: dict[str, dict[str, float]] = {}
     footnotes: list[str] = []
     for name, section in sections.items():
+        settings = {**config.eval, **section.eval}
         evaluator = Evaluator(
-            loaded.model, datasets.open_split(section.dir, section.eval_split), dataset=name, mesh=mesh,
-            blur_kernel=loaded.file.codec["blur_kernel"], num_workers=config.input.num_workers,
-            num_threads=config.input.num_threads, **config.eval,
+            loaded.model, datasets.open_split(section.dir, section.eval_split), mesh=mesh,
+            dataset=section.decoder or name, blur_kernel=loaded.file.codec["blur_kernel"],
+            num_workers=config.input.num_workers, num_threads=config.input.num_threads, **settings,
         )  # fmt: skip
         evaluation = evaluator(variables)
         found[name] = evaluation.metrics
         numbers, remarks = published.reference(
-            loaded.file.provenance, evaluator.split, image_size=loaded.model.image_size, settings=config.eval
+            loaded.file.provenance, evaluator.split, image_size=loaded.model.image_size, settings=settings
         )
         if numbers:
             references[name] = numbers
@@ -102,7 +104,8 @@ def _write_table(path: pathlib.Path, found: dict[str, dict[str, float]]) -> None
 
 
 def _short(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in values.items() if name.endswith("/AP"))
+    heads = set(HEADLINE.values())
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items() if name.rsplit("/", 1)[-1] in heads)
 
 
 def main(argv: list[str]) -> None:

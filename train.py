@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from configs import command_line
+from configs import command_line, common
 from vitpose_jax import draw, interrupt, keypoints
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.data.augment import Augment
@@ -30,7 +30,7 @@ from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.progress import progress_bar
-from vitpose_jax.training import checkpoint, optimizer, sharding, tasks
+from vitpose_jax.training import checkpoint, optimizer, sharding, tasks, transfer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
 
@@ -39,6 +39,12 @@ STEPS_AHEAD = 2  # updates that may be under way on the device before the host l
 # Smallest values of the loop's own settings.
 LEAST = {
     "batch_size": 1, "epochs": 1, "log_every_steps": 1, "eval_every_epochs": 0, "save_every_steps": 0, "keep_last": 1,
+}  # fmt: skip
+
+# (trained on, evaluated on): why the result does not count. Names are those of the data sets' rows in `DATASETS`.
+LEAKS = {
+    ("crowdpose", "coco"): "CrowdPose's training images include images of COCO val2017, at least 181 of them byte for "
+    "byte (ViTPose issue 24): results on COCO val are no longer comparable with those of models trained without it",
 }  # fmt: skip
 
 
@@ -84,6 +90,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
     )
     evaluators = make_evaluators(config, model, mesh)
+    warn_of_leaks(sources, evaluators)
 
     model_file = checkpoint.ModelFile(
         settings=config.model.to_dict(),
@@ -95,7 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     )
     checkpoints = checkpoint.Checkpoints(
         workdir, model_file, keep_last=config.train.keep_last,
-        best_metric=f"{next(iter(evaluators))}/AP" if evaluators else None,
+        best_metric=next((f"{name}/{evaluator.headline}" for name, evaluator in evaluators.items()), None),
     )  # fmt: skip
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(target)
@@ -190,23 +197,38 @@ def open_sources(config: ml_collections.ConfigDict, model: ViTPose) -> dict[str,
     """The training data sets by name, in the order that numbers them."""
     chosen = {name: value for name, value in config.augment.items() if value is not None}
     sources = {}
-    for name, section in config.datasets.items():
+    for name, section in common.datasets_in_order(config).items():
+        if not section.train_split:
+            continue
+        if section.decoder:
+            raise ValueError(f'{name} has the decoder of {section.decoder}: evaluate on it only, with train_split=""')
         split = datasets.open_split(section.dir, section.train_split)
         check_decoder(model, split, name)
-        augment = Augment(**{**split.dataset.augment_defaults, **chosen})
+        augment = Augment(**{**split.dataset.augment_defaults, **chosen, **section.augment})
         sources[name] = pipeline.TrainSource(split, augment, section.weight)
+    if not sources:
+        raise ValueError("no data set of this config has a train_split: there is nothing to train on")
     return sources
+
+
+def warn_of_leaks(sources: Mapping[str, pipeline.TrainSource], evaluators: Mapping[str, Evaluator]) -> None:
+    """Says so when a data set that is trained on shares images with one that is evaluated on."""
+    trained = {source.split.dataset.name for source in sources.values()}
+    evaluated = {evaluator.split.dataset.name for evaluator in evaluators.values()}
+    for (one, other), reason in LEAKS.items():
+        if one in trained and other in evaluated:
+            print(f"warning: training on {one}, evaluating on {other}: {reason}")
 
 
 def make_evaluators(config: ml_collections.ConfigDict, model: ViTPose, mesh: jax.sharding.Mesh) -> dict[str, Evaluator]:
     """An evaluator for each data set that has an evaluation split."""
     return {
         name: Evaluator(
-            model, datasets.open_split(section.dir, section.eval_split), dataset=name, mesh=mesh,
+            model, datasets.open_split(section.dir, section.eval_split), dataset=section.decoder or name, mesh=mesh,
             blur_kernel=config.codec.blur_kernel, num_workers=config.input.num_workers,
-            num_threads=config.input.num_threads, **config.eval,
+            num_threads=config.input.num_threads, **{**config.eval, **section.eval},
         )
-        for name, section in config.datasets.items()
+        for name, section in common.datasets_in_order(config).items()
         if section.eval_split
     }  # fmt: skip
 
@@ -215,7 +237,7 @@ def initial_variables(config: ml_collections.ConfigDict, model: ViTPose, key: ja
     """The weights that `init_from` names, with a report of what became of each; None for a fresh start."""
     if not config.init_from.path:
         return None
-    variables, report = checkpoint.init_from(config.init_from.path, model, key=key, fresh=tuple(config.init_from.fresh))
+    variables, report = transfer.init_from(config.init_from.path, model, key=key, fresh=tuple(config.init_from.fresh))
     for kind, paths in report.items():
         print(
             f"init_from: {len(paths)} leaves {kind}" + "".join(f"\n    {path}" for path in paths if kind != "restored")
@@ -294,7 +316,7 @@ class Monitor:
         if step % self._log_every:
             return
         elapsed = time.perf_counter() - self._window_start
-        scalars = {name: float(np.mean([entry[name] for entry in self._window])) for name in values}
+        scalars = average(self._window)
         scalars["learning_rate"] = values["learning_rate"]
         scalars["images_per_second"] = len(self._window) * self._batch_size / elapsed
         scalars["input_wait_fraction"] = self._waited / elapsed
@@ -304,6 +326,12 @@ class Monitor:
             f"loss {scalars['loss']:.2e} acc {scalars['accuracy']:.3f} {scalars['images_per_second']:.0f} images/s"
         )
         self.restart_clock()
+
+
+def average(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over steps, of the steps where a value is known: a data set's accuracy is NaN where it has no crop."""
+    known = {name: [entry[name] for entry in window if not np.isnan(entry[name])] for name in window[0]}
+    return {name: float(np.mean(values)) for name, values in known.items() if values}
 
 
 def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -6,7 +6,12 @@ Sizes are (height, width). Source of the numbers, where none is named: ViTPose (
 released configs.
 """
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict, config_dict
+
+from vitpose_jax.data.catalog import DATASETS
+from vitpose_jax.evaluation.published import PROTOCOLS
 
 
 def get_config() -> ConfigDict:
@@ -39,9 +44,11 @@ def get_config() -> ConfigDict:
     # One entry for each data set, named like its decoder.
     config.datasets = ConfigDict()
     config.datasets.coco = dataset("data/coco")
+    # Their names in the order that numbers them; (): by name. The first one's first metric marks the best checkpoint.
+    config.dataset_order = ()
 
     # vitpose_jax.data.augment.Augment. None: as in the published training of the data set, see the rows of
-    # vitpose_jax/data/catalog.py; COCO's value stands beside it.
+    # vitpose_jax/data/catalog.py; COCO's value stands beside it. datasets.<name>.augment has what differs for one.
     config.augment = ConfigDict()
     config.augment.flip_prob = 0.5
     config.augment.half_body_prob = config_dict.placeholder(float)  # 0.3
@@ -102,7 +109,7 @@ def get_config() -> ConfigDict:
     config.eval.oks_threshold = 0.9
     config.eval.min_keypoint_score = 0.2
 
-    # vitpose_jax.training.checkpoint.init_from
+    # vitpose_jax.training.transfer.init_from
     config.init_from = ConfigDict()
     config.init_from.path = ""  # a run's folder or one of its steps; "" starts fresh
     config.init_from.fresh = ()  # regular expressions over parameter paths that shall start fresh: ("decoders/.*",)
@@ -126,11 +133,86 @@ def vitpose_on_coco(size: str, decoder: str, *, drop_path: float, layer_decay: f
     return config
 
 
+MULTI = ("coco", "aic", "mpii")
+PLUS = ("coco", "aic", "mpii", "ap10k", "apt36k", "wholebody")  # in the order of ViTPose++'s experts
+
+
+_DECODER_OF = {"ochuman": "coco"}  # sets that were never trained on
+
+
+def published(name: str) -> ConfigDict:
+    """Settings of one of the papers' data sets, expected in `data/<name>` and evaluated as its numbers were."""
+    protocol = PROTOCOLS[name]
+    section = dataset(f"data/{name}")
+    section.eval_split = protocol.splits[0]
+    section.decoder = _DECODER_OF.get(name)
+    if protocol.boxes != "detections":  # no detector's boxes are published
+        section.eval.boxes = protocol.boxes
+    return section
+
+
+def vitpose_on_several(size: str, names: Sequence[str], *, drop_path: float, layer_decay: float) -> ConfigDict:
+    """The published recipe for mixed training: a shared encoder and a classic decoder for each data set.
+
+    Args:
+        size: of the encoder.
+        names: data sets of the papers, in the order that numbers them.
+        drop_path: of the last block.
+        layer_decay: of the learning rate.
+    """
+    config = vitpose_on_coco(size, "classic", drop_path=drop_path, layer_decay=layer_decay)
+    config.name = f"vitpose_{size}_multi"
+    with config.unlocked():
+        config.datasets = ConfigDict({name: published(name) for name in names})
+        config.model.num_keypoints = ConfigDict({name: len(DATASETS[name].keypoint_set) for name in names})
+    config.dataset_order = tuple(names)
+    config.schedule.learning_rate = 1e-3
+    config.train.batch_size = 1024
+    return config
+
+
+def vitpose_multi(size: str, also: str, *, drop_path: float, layer_decay: float) -> ConfigDict:
+    """COCO + AIC + MPII; `also` is "" or "crowdpose", which joins them.
+
+    Raises:
+        ValueError: for another `also`.
+    """
+    if also not in ("", "crowdpose"):
+        raise ValueError(f"what may join COCO, AIC and MPII is 'crowdpose', not {also!r}")
+    config = vitpose_on_several(size, (*MULTI, *filter(None, [also])), drop_path=drop_path, layer_decay=layer_decay)
+    if also:
+        config.name += f"_{also}"
+    return config
+
+
+def vitpose_plus(size: str, part_features: int, *, drop_path: float, layer_decay: float) -> ConfigDict:
+    """ViTPose++ on its six data sets: each has `part_features` outputs of every block's MLP to itself."""
+    config = vitpose_on_several(size, PLUS, drop_path=drop_path, layer_decay=layer_decay)
+    config.name = f"vitpose_plus_{size}"
+    config.model.experts, config.model.part_features = PLUS, part_features
+    return config
+
+
+def datasets_in_order(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The sections of the data sets in the order that numbers them (a ConfigDict itself sorts by name).
+
+    Raises:
+        ValueError: if `dataset_order` names other data sets than there are.
+    """
+    names = tuple(config.dataset_order) or tuple(sorted(config.datasets))
+    if sorted(names) != sorted(config.datasets):
+        raise ValueError(f"config.dataset_order is {names}, but the data sets are {tuple(config.datasets)}")
+    return {name: config.datasets[name] for name in names}
+
+
 def dataset(data_dir: str) -> ConfigDict:
     """Settings of one data set, built by `python -m vitpose_jax.data.build`."""
     section = ConfigDict()
     section.dir = data_dir
-    section.train_split = "train"
+    section.train_split = "train"  # "" does not train on it
     section.eval_split = "val"  # "" does not evaluate on it
+    section.decoder = config_dict.placeholder(str)  # whose decoder predicts when evaluating; None: its own
     section.weight = config_dict.placeholder(float)  # share of the training stream; None: its number of instances
+    section.augment = ConfigDict()  # what replaces settings of config.augment for this data set
+    section.eval = ConfigDict()  # what replaces settings of config.eval for this data set
     return section

@@ -19,17 +19,9 @@ def get_config(names: str = "coco") -> ConfigDict:
     unknown = [name for name in chosen if name not in PROTOCOLS]
     if unknown:
         raise ValueError(f"no published protocol for {', '.join(unknown)}; known are {', '.join(PROTOCOLS)}")
-    boxes = {PROTOCOLS[name].boxes for name in chosen}
-    if len(boxes) > 1:
-        kinds = ", ".join(f"{name} {PROTOCOLS[name].boxes}" for name in chosen)
-        raise ValueError(
-            f"these data sets are evaluated with different boxes, evaluate them one after the other: {kinds}"
-        )
     config = common.get_config()
     config.name = "evaluate"
     with config.unlocked():
-        config.datasets = ConfigDict({name: common.dataset(f"data/{name}") for name in chosen})
-    for name in chosen:
-        config.datasets[name].eval_split = PROTOCOLS[name].splits[0]
-    config.eval.boxes = boxes.pop()
+        config.datasets = ConfigDict({name: common.published(name) for name in chosen})
+    config.dataset_order = tuple(chosen)
     return config

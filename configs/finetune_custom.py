@@ -17,7 +17,10 @@ from ml_collections import ConfigDict, config_dict
 from configs import common
 
 # Of these, what is None is as in the checkpoint.
-_FROM_CHECKPOINT = {"image_size": tuple, "ratio": int, "decoder": str, "deconv_filters": int, "drop_path": float}
+_FROM_CHECKPOINT = {
+    "image_size": tuple, "ratio": int, "decoder": str, "deconv_filters": int, "layer_norm_eps": float,
+    "drop_path": float,
+}  # fmt: skip
 
 
 def get_config() -> ConfigDict:

@@ -12,7 +12,7 @@ from tests.golden import weights
 from vitpose_jax.convert import rules
 from vitpose_jax.convert.command import main
 from vitpose_jax.models.vitpose import vitpose
-from vitpose_jax.training import checkpoint
+from vitpose_jax.training import checkpoint, transfer
 
 pytest.importorskip("torch")
 
@@ -81,7 +81,7 @@ def test_a_pre_trained_encoder_in_a_pose_model(files, index, case, tmp_path):
     model = vitpose(
         embed_dim=32, depth=2, num_heads=4, mlp_dim=128, num_keypoints={"coco": 17}, decoder="simple", **CASES[case]
     )
-    variables, report = checkpoint.init_from(
+    variables, report = transfer.init_from(
         str(tmp_path / "mae"), model, key=jax.random.key(0), fresh=("backbone/last_norm/.*", "decoders/.*")
     )
     assert not report["unused"]

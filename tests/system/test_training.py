@@ -11,7 +11,7 @@ import pytest
 import train as train_script
 from train import train
 from vitpose_jax import interrupt, trees
-from vitpose_jax.training import checkpoint
+from vitpose_jax.training import checkpoint, transfer
 
 
 def scalars(workdir) -> list[dict]:
@@ -113,7 +113,7 @@ class TestInitFrom:
         from vitpose_jax.models.vitpose import vitpose
 
         model = vitpose(**config.model.to_dict())
-        return checkpoint.init_from(str(finished_run), model, key=jax.random.key(0), **options)
+        return transfer.init_from(str(finished_run), model, key=jax.random.key(0), **options)
 
     def test_everything_is_restored(self, shrunk_config, finished_run):
         variables, report = self.variables(shrunk_config(), finished_run)

@@ -97,8 +97,8 @@ def test_the_published_evaluation_needs_no_warning():
     assert "detector" in sentence
     assert "flip test" in sentence
     mpii = provenance("vitpose+_small")
-    settings = evaluate.get_config("mpii").eval
-    settings.suppression = "none"  # has no part in PCKh
+    config = evaluate.get_config("mpii")
+    settings = {**config.eval, **config.datasets.mpii.eval, "suppression": "none"}  # which has no part in PCKh
     assert len(published.reference(mpii, split("mpii", "val", 7), image_size=(256, 192), settings=settings)[1]) == 1
 
 

@@ -15,7 +15,7 @@ from vitpose_jax.data.datasets import Split, detection_boxes
 from vitpose_jax.data.tables import Instances
 from vitpose_jax.evaluation import baseline
 from vitpose_jax.evaluation.results import SUPPRESSIONS, Evaluation, Predictions
-from vitpose_jax.evaluation.scoring import METRICS, check_boxes
+from vitpose_jax.evaluation.scoring import HEADLINE, METRICS, check_boxes
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import sharding
@@ -132,6 +132,11 @@ class Evaluator:
                 flip_test=flip_test, blur_kernel=blur_kernel,
             )
         )  # fmt: skip
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands for all of this data set's."""
+        return HEADLINE[self.split.dataset.metric]
 
     def __call__(self, variables: Mapping, *, progress: bool = True) -> Evaluation:
         """Predicts every instance once and scores the result.

@@ -2,17 +2,25 @@
 
 Both are written as matrix products over shifted maps. That is the same arithmetic as the original's convolutions with
 fewer operations, and its gradients are matrix products too, which every backend runs well.
+
+The arithmetic stands in functions that take their weights, because it is done in two ways: the modules here do it with
+one decoder's weights for all crops, `grouped.py` with each crop's own.
 """
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitpose_jax.models.batch_norm import BatchNorm
+
 UPSCALE = 4  # heatmap cells per feature cell, along each side
 DECONV_FILTERS = 256
-BATCH_NORM_EPSILON = 1e-5
-BATCH_NORM_MOMENTUM = 0.9
+
+# (rows [B, L, C], weights) to [B, L, F]. Weights are [C, F] for all crops, or [G, C, F] of which each crop takes one.
+Multiply = Callable[[jax.Array, jax.Array], jax.Array]
 
 _small_init = nn.initializers.normal(stddev=0.001)
 
@@ -33,22 +41,19 @@ class ClassicDecoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
-        """Args: features [B, rows, cols, D]. Returns: heatmaps float32 [B, 4 rows, 4 cols, K]."""
+    def __call__(self, features: jax.Array, *, train: bool, own: jax.Array | None = None) -> jax.Array:
+        """Args: features [B, rows, cols, D]; own see `BatchNorm`. Returns: heatmaps float32 [B, 4 rows, 4 cols, K]."""
         x = features
         for i in range(2):
             x = Deconv(self.filters, self.dtype, name=f"deconv{i}")(x)
-            x = BatchNorm(name=f"bn{i}")(x, train=train)
+            x = BatchNorm(name=f"bn{i}")(x, train=train, own=own)
             x = nn.relu(x).astype(self.dtype)
         kernel, bias = _KernelAndBias((1, 1, self.filters, self.num_keypoints), _small_init, name="final")()
-        return (x @ kernel[0, 0].astype(self.dtype)).astype(jnp.float32) + bias
+        return pointwise(x, kernel) + bias
 
 
 class SimpleDecoder(nn.Module):
     """ReLU, bilinear upsampling by four, one 3x3 convolution.
-
-    Upsampling and convolution are both linear, so the features are first projected to the nine taps of the K output
-    channels at low resolution, and these few maps are upsampled and shifted: one matrix product per side.
 
     Attributes:
         num_keypoints: K.
@@ -61,31 +66,18 @@ class SimpleDecoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, features: jax.Array, *, train: bool, own: jax.Array | None = None) -> jax.Array:
         """Args: features [B, rows, cols, D]. Returns: heatmaps float32 [B, 4 rows, 4 cols, K]."""
-        del train  # nothing here differs between training and inference
-        batch, rows, cols, embed_dim = features.shape
-        kernel, bias = _KernelAndBias((3, 3, embed_dim, self.num_keypoints), _small_init, name="final")()
-        taps = kernel.transpose(2, 0, 1, 3).reshape(embed_dim, 9 * self.num_keypoints)
-        x = nn.relu(features) @ taps.astype(self.dtype)
-        x = x.astype(jnp.float32).reshape(batch, rows, cols, 3, 3, self.num_keypoints)
-        # y, x: taps of the kernel; h, w: feature cells; H, W: heatmap cells.
-        highest = jax.lax.Precision.HIGHEST
-        x = jnp.einsum("bhwyxk,xWw->bhyWk", x, _upsample_and_shift(cols), precision=highest)
-        x = jnp.einsum("bhyWk,yHh->bHWk", x, _upsample_and_shift(rows), precision=highest)
-        return x + bias
+        del train, own  # nothing here differs between training and inference, or depends on other crops
+        kernel, bias = _KernelAndBias((3, 3, features.shape[-1], self.num_keypoints), _small_init, name="final")()
+        return upsample_and_convolve(nn.relu(features).astype(self.dtype), kernel) + bias
 
 
 DECODERS = {"classic": ClassicDecoder, "simple": SimpleDecoder}
 
 
 class Deconv(nn.Module):
-    """Transposed convolution, kernel 4x4, stride 2, padding 1, no bias: [B, h, w, C] to [B, 2h, 2w, filters].
-
-    Output cell 2i+p, along one side, sees only two inputs: cells i-1 and i with taps 3 and 1 where p = 0, cells i and
-    i+1 with taps 2 and 0 where p = 1. So each of the four output phases is one product of four shifted maps with a
-    quarter of the kernel. The kernel is [4, 4, C, filters], indexed like the original's.
-    """
+    """Transposed convolution, see `deconv`; its kernel is [4, 4, C, filters], indexed like the original's."""
 
     filters: int
     dtype: jnp.dtype
@@ -93,51 +85,8 @@ class Deconv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x [B, h, w, C]. Returns: [B, 2h, 2w, filters] in `dtype`."""
-        batch, h, w, channels = x.shape
-        kernel = self.param("kernel", _small_init, (4, 4, channels, self.filters), jnp.float32)
-        kernel = kernel.astype(self.dtype)
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
-        # (offset into the padded map, tap of the kernel) of the two inputs that each phase sees.
-        inputs = {0: ((0, 3), (1, 1)), 1: ((1, 2), (2, 0))}
-        phases = []
-        for row_phase in (0, 1):
-            for col_phase in (0, 1):
-                seen = [(dy, ky, dx, kx) for dy, ky in inputs[row_phase] for dx, kx in inputs[col_phase]]
-                maps = jnp.concatenate([x[:, dy : dy + h, dx : dx + w] for dy, _, dx, _ in seen], axis=-1)
-                weights = jnp.concatenate([kernel[ky, kx] for _, ky, _, kx in seen], axis=0)
-                phases.append(maps @ weights)
-        y = jnp.stack(phases, axis=3).reshape(batch, h, w, 2, 2, self.filters)
-        return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * h, 2 * w, self.filters)
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation in float32, with torch's running statistics (the variance kept is the unbiased one).
-
-    Statistics are those of the whole batch that the jitted step sees: of the global batch under data parallelism.
-    """
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Args: x [B, h, w, C]. Returns: float32 of the same shape. Training updates collection `batch_stats`."""
-        channels = x.shape[-1]
-        x = x.astype(jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        if train:
-            mean = x.mean(axis=(0, 1, 2))
-            var = jnp.square(x - mean).mean(axis=(0, 1, 2))
-            if not self.is_initializing():
-                count = x.size // channels
-                unbiased = var * (count / max(count - 1, 1))
-                keep = BATCH_NORM_MOMENTUM
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
-        return (x - mean) * factor + bias
+        kernel = self.param("kernel", _small_init, (4, 4, x.shape[-1], self.filters), jnp.float32)
+        return deconv(x.astype(self.dtype), kernel)
 
 
 class _KernelAndBias(nn.Module):
@@ -151,6 +100,73 @@ class _KernelAndBias(nn.Module):
         kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.shape[-1],), jnp.float32)
         return kernel, bias
+
+
+def product(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """The `Multiply` of one decoder for all crops, in the dtype of `x`."""
+    return x @ weights.astype(x.dtype)
+
+
+def deconv(x: jax.Array, kernel: jax.Array, multiply: Multiply = product) -> jax.Array:
+    """Transposed convolution, kernel 4x4, stride 2, padding 1, no bias.
+
+    Output cell 2i+p, along one side, sees only two inputs: cells i-1 and i with taps 3 and 1 where p = 0, cells i and
+    i+1 with taps 2 and 0 where p = 1. So each of the four output phases is one product of four shifted maps with a
+    quarter of the kernel.
+
+    Args:
+        x: [B, h, w, C].
+        kernel: float32 [(G,) 4, 4, C, F].
+        multiply: which weights a crop takes.
+
+    Returns:
+        [B, 2h, 2w, F] in the dtype of `x`.
+    """
+    batch, h, w, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # Backwards, the taps of one side are 3, 2, 1, 0: input 0 or 1 of the two that a phase sees, of phase 0 or 1.
+    quarters = kernel[..., ::-1, ::-1, :, :].reshape(-1, 2, 2, 2, 2, channels, kernel.shape[-1])
+    quarters = quarters.transpose(2, 4, 0, 1, 3, 5, 6).reshape(2, 2, *kernel.shape[:-4], 4 * channels, -1)
+    phases = []
+    for p in (0, 1):
+        for q in (0, 1):  # phase p along rows sees the padded map from rows p and p + 1 on, q likewise columns
+            seen = [(p + i, q + j) for i in (0, 1) for j in (0, 1)]
+            maps = jnp.concatenate([x[:, dy : dy + h, dx : dx + w] for dy, dx in seen], axis=-1)
+            phases.append(multiply(maps.reshape(batch, h * w, -1), quarters[p, q]))
+    y = jnp.stack(phases, axis=2).reshape(batch, h, w, 2, 2, -1)
+    return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * h, 2 * w, -1)
+
+
+def pointwise(x: jax.Array, kernel: jax.Array, multiply: Multiply = product) -> jax.Array:
+    """1x1 convolution without bias: [B, h, w, C] with a kernel float32 [(G,) 1, 1, C, K] to float32 [B, h, w, K]."""
+    batch, h, w, channels = x.shape
+    rows = multiply(x.reshape(batch, h * w, channels), kernel[..., 0, 0, :, :])
+    return rows.reshape(batch, h, w, -1).astype(jnp.float32)
+
+
+def upsample_and_convolve(x: jax.Array, kernel: jax.Array, multiply: Multiply = product) -> jax.Array:
+    """Bilinear upsampling by four, then a 3x3 convolution without bias that sees zeros outside.
+
+    Both are linear, so the maps are first projected to the nine taps of the K output channels at low resolution, and
+    these few maps are upsampled and shifted: one matrix product per side.
+
+    Args:
+        x: [B, h, w, C].
+        kernel: float32 [(G,) 3, 3, C, K].
+        multiply: which weights a crop takes.
+
+    Returns:
+        float32 [B, 4 h, 4 w, K].
+    """
+    batch, h, w, channels = x.shape
+    taps = jnp.moveaxis(kernel, -2, -4)  # [(G,) C, 3, 3, K]
+    taps = taps.reshape(*taps.shape[:-3], -1)
+    x = multiply(x.reshape(batch, h * w, channels), taps)
+    x = x.astype(jnp.float32).reshape(batch, h, w, 3, 3, -1)
+    # y, x: taps of the kernel; h, w: cells; H, W: fine cells.
+    highest = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("bhwyxk,xWw->bhyWk", x, _upsample_and_shift(w), precision=highest)
+    return jnp.einsum("bhyWk,yHh->bHWk", x, _upsample_and_shift(h), precision=highest)
 
 
 def _upsample_and_shift(cells: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitpose_jax.models.own import own_product, own_vector
 from vitpose_jax.types import Size
 
 PATCH_SIZE = 16
@@ -161,11 +162,11 @@ class Experts(nn.Module):
     def __call__(self, x: jax.Array, expert: jax.Array) -> jax.Array:
         """Args: x [B, L, F]; expert int32 scalar (one for all crops) or [B]. Returns: [B, L, features]."""
         shape = (self.num_experts, x.shape[-1], self.features)
-        kernel = self.param("kernel", _weight_init, shape, jnp.float32)[expert].astype(self.dtype)  # [(B,) F, p]
-        bias = self.param("bias", nn.initializers.zeros, (self.num_experts, self.features), jnp.float32)[expert]
-        # Each crop has its own copy of its expert's weights: more memory traffic than sorting crops by expert, but one
-        # plain batched product, and a crop has so many tokens that the product outweighs the copy.
-        return x @ kernel + bias.astype(self.dtype)[..., None, :]
+        kernels = self.param("kernel", _weight_init, shape, jnp.float32)
+        biases = self.param("bias", nn.initializers.zeros, (self.num_experts, self.features), jnp.float32)
+        if expert.ndim == 0:
+            return x @ kernels[expert].astype(self.dtype) + biases[expert].astype(self.dtype)
+        return own_product(x, kernels, expert) + own_vector(biases, expert)[:, None].astype(self.dtype)
 
 
 class Block(nn.Module):

@@ -1,12 +1,13 @@
 """ViTPose: one encoder, one decoder per data set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitpose_jax.models import decoders, vit
+from vitpose_jax.models import decoders, grouped, vit
 from vitpose_jax.types import Size
 
 # (embed_dim, depth, num_heads, mlp_dim). S to H: the released configs. G: the authors released none (theirs is a
@@ -60,7 +61,6 @@ class ViTPose(nn.Module):
         rows, cols = self.patch_grid
         return rows * decoders.UPSCALE, cols * decoders.UPSCALE
 
-    @nn.compact
     def __call__(
         self,
         images: jax.Array,
@@ -68,6 +68,7 @@ class ViTPose(nn.Module):
         train: bool,
         datasets: Sequence[str] | None = None,
         expert: jax.Array | None = None,
+        dataset: jax.Array | None = None,
     ) -> dict[str, jax.Array]:
         """Runs the encoder and the decoders of the named data sets on its features.
 
@@ -80,6 +81,8 @@ class ViTPose(nn.Module):
             expert: int32 [B], index into `experts` of the data set that each crop belongs to; every decoder sees the
                 same features. None with experts: each decoder sees the features of its own expert, and the encoder
                 runs once for each. Without experts always None.
+            dataset: int32 [B], index into `datasets` of the data set that each crop belongs to: in training, a
+                decoder's batch statistics are then those of its own crops. None: those of all crops.
 
         Returns:
             Data-set name to heatmaps, float32 [B, h, w, K]. Raw values: no sigmoid, no softmax.
@@ -87,10 +90,61 @@ class ViTPose(nn.Module):
         Raises:
             ValueError: for a data set without decoder or images of another size.
         """
+        names = self._known(datasets)
+        own = None if dataset is None else {name: dataset == i for i, name in enumerate(names)}
+
+        def decode(all_decoders: _Decoders, features: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            return all_decoders(features, train=train, own=own)
+
+        return self._run(images, train, names, expert, decode)
+
+    def own_heatmaps(self, images: jax.Array, *, datasets: Sequence[str], dataset: jax.Array) -> jax.Array:
+        """Runs the encoder and, on each crop, its own data set's expert and decoder only; for training.
+
+        Costs about what training on a single data set costs. Equal to the other form with `expert` and `dataset`,
+        looked at where each decoder's own crops are: batch statistics are those of a data set's own crops.
+
+        Args:
+            images: as above.
+            datasets: data-set names.
+            dataset: int32 [B], index into `datasets` of the data set that each crop belongs to.
+
+        Returns:
+            float32 [B, h, w, largest K], raw values; 0 in the channels beyond a data set's own K.
+
+        Raises:
+            ValueError: for a data set without decoder or images of another size.
+        """
+        names = self._known(datasets)
+        expert = self.expert_of(names, dataset)
+
+        def decode(all_decoders: _Decoders, features: Mapping[str, jax.Array]) -> jax.Array:
+            return all_decoders.own(features[names[0]], dataset)
+
+        return self._run(images, True, names, expert, decode)
+
+    def expert_of(self, datasets: Sequence[str], dataset: jax.Array) -> jax.Array | None:
+        """int32 [B], index into `experts`, of crops whose `dataset` [B] is an index into `datasets`; None without."""
+        if not self.experts:
+            return None
+        return jnp.array([self.experts.index(name) for name in datasets], jnp.int32)[dataset]
+
+    def _known(self, datasets: Sequence[str] | None) -> tuple[str, ...]:
         unknown = sorted(set(datasets or ()) - set(self.num_keypoints))
         if unknown:
             raise ValueError(f"no decoder for {unknown}; this model has {sorted(self.num_keypoints)}")
-        names = tuple(datasets or self.num_keypoints)
+        return tuple(datasets or self.num_keypoints)
+
+    @nn.compact
+    def _run(
+        self,
+        images: jax.Array,
+        train: bool,
+        names: tuple[str, ...],
+        expert: jax.Array | None,
+        decode: "Callable[[_Decoders, Mapping[str, jax.Array]], Any]",
+    ) -> Any:
+        """`decode` of the decoders of `names` and each one's features."""
         if images.dtype == jnp.uint8:
             images = normalize(images)
         encoder = vit.ViT(**self.backbone, dtype=self.dtype, name="backbone")
@@ -101,10 +155,11 @@ class ViTPose(nn.Module):
             features = {
                 name: encoder(images, train=train, expert=jnp.int32(self.experts.index(name))) for name in names
             }
-        return _Decoders(
+        all_decoders = _Decoders(
             self.decoder, {name: self.num_keypoints[name] for name in names}, self.deconv_filters, self.dtype,
             name="decoders",
-        )(features, train=train)  # fmt: skip
+        )  # fmt: skip
+        return decode(all_decoders, features)
 
 
 class _Decoders(nn.Module):
@@ -116,13 +171,30 @@ class _Decoders(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, features: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
+    def __call__(
+        self, features: Mapping[str, jax.Array], *, train: bool, own: Mapping[str, jax.Array] | None = None
+    ) -> dict[str, jax.Array]:
+        """Every decoder on all crops; `own` [B] see `BatchNorm`."""
         options = {"filters": self.deconv_filters} if self.decoder == "classic" else {}
         make = decoders.DECODERS[self.decoder]
         return {
-            name: make(num_keypoints=k, dtype=self.dtype, name=name, **options)(features[name], train=train)
+            name: make(num_keypoints=k, dtype=self.dtype, name=name, **options)(
+                features[name], train=train, own=own[name] if own else None
+            )
             for name, k in self.num_keypoints.items()
         }
+
+    def own(self, features: jax.Array, dataset: jax.Array) -> jax.Array:
+        """Every crop through its own decoder, see `grouped.own_heatmaps`. The parameters must be there already."""
+        names = tuple(self.num_keypoints)
+        params, stats = (self.variables.get(part, {}) for part in ("params", "batch_stats"))
+        heatmaps, new_stats = grouped.own_heatmaps(
+            self.decoder, {name: params[name] for name in names},
+            {name: stats[name] for name in names if name in stats}, features, dataset,
+        )  # fmt: skip
+        for name, updated in new_stats.items():
+            self.put_variable("batch_stats", name, updated)
+        return heatmaps
 
 
 def vitpose(

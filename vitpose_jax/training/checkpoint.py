@@ -9,9 +9,8 @@ Orbax writes a step beside its place and renames it, so that an interrupted save
 import dataclasses
 import os
 import pathlib
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,7 +21,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from vitpose_jax import trees
 from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet, keypoint_set
-from vitpose_jax.models import pos_embed
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import state as train_state
 
@@ -245,66 +243,6 @@ def run_folder(step_path: str) -> pathlib.Path:
     """The folder of the run that a step's folder belongs to."""
     steps = pathlib.Path(step_path).parent
     return steps.parent if steps.name == FOLDER else steps
-
-
-def init_from(
-    path: str, model: ViTPose, *, key: jax.Array, fresh: Sequence[str] = ()
-) -> tuple[dict, dict[str, list[str]]]:
-    """Variables of a new run from the weights of another model.
-
-    Leaves of equal path and shape are restored; the position embedding is resized to this model's patch grid; leaves
-    that a pattern of `fresh` matches are initialised as usual, whatever the checkpoint holds.
-
-    Args:
-        path: as for `load_model`.
-        model: the new run's model.
-        key: for the fresh leaves.
-        fresh: regular expressions over whole paths, such as "decoders/.*".
-
-    Returns:
-        ({"params", "batch_stats"}, {"restored" | "resized" | "fresh" | "unused": paths}).
-
-    Raises:
-        ValueError: if nothing matched, a pattern matches no leaf, or a leaf is neither found nor declared fresh.
-    """
-    source = load_model(path)
-    initial = train_state.init_variables(model, key)
-    report: dict[str, list[str]] = {"restored": [], "resized": [], "fresh": [], "unused": []}
-    faults = []
-    try:
-        patterns = [re.compile(pattern) for pattern in fresh]
-    except re.error as error:
-        raise ValueError(f"init_from.fresh: {error.pattern!r} is no regular expression: {error}") from error
-    result = {}
-    theirs = trees.flatten(source.variables)
-    used_patterns = set()
-    for path_, leaf in trees.flatten(initial).items():
-        name = path_.split("/", 1)[1]  # patterns speak of paths without "params/" or "batch_stats/"
-        declared = [pattern for pattern in patterns if pattern.fullmatch(name)]
-        used_patterns.update(declared)
-        there = theirs.get(path_)
-        if declared:
-            kind, result[path_] = "fresh", leaf
-        elif there is not None and there.shape == leaf.shape:
-            kind, result[path_] = "restored", there
-        elif there is not None and name == "backbone/pos_embed" and there.shape[-1] == leaf.shape[-1]:
-            kind = "resized"
-            result[path_] = pos_embed.resize(there, source.model.patch_grid, model.patch_grid)
-        else:
-            shape = "nothing" if there is None else f"shape {there.shape}"
-            faults.append(f"  {path_} {leaf.shape}: the checkpoint has {shape}")
-            continue
-        report[kind].append(path_)
-    report["unused"] = [path_ for path_ in theirs if path_ not in result]
-    faults += [f"  fresh pattern {p.pattern!r} matches no parameter" for p in patterns if p not in used_patterns]
-    if not report["restored"]:
-        faults.append("  nothing matched")
-    if faults:
-        raise ValueError(
-            f"init_from {source.path}: declare what shall start fresh by patterns, such as "
-            '--config.init_from.fresh=("decoders/.*",), or choose a fitting checkpoint:\n' + "\n".join(faults)
-        )
-    return {"batch_stats": {}} | trees.unflatten(result), report
 
 
 # Orbax keeps metrics beside a step; the one that marks the best is stored under this name too, so that whoever opens

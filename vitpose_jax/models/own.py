@@ -1,0 +1,48 @@
+"""Layers in which each crop has weights of its own: its data set's."""
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def own_product(x: jax.Array, kernels: jax.Array, index: jax.Array) -> jax.Array:
+    """Multiplies the rows of each crop with the matrix that the crop's index names.
+
+    Each crop's matrix is copied, and the copies are multiplied in one batched product: crops need not be sorted,
+    shapes are static, and a batch that is split over devices stays where it is. A crop has so many rows that the
+    product outweighs the copy. The copies are made anew for the backward pass instead of being kept. There, the crops'
+    gradients are added up for each matrix by a product with ones and zeros: unlike adding one by one in place, it has
+    the same result in every run on a GPU, and it is an ordinary reduction over the batch where that is split.
+
+    Args:
+        x: [B, L, C]; its dtype is that of the computation and of the result.
+        kernels: [G, C, F], in any float dtype; gradients come back in it, summed in float32.
+        index: int32 [B], in 0 … G-1.
+
+    Returns:
+        [B, L, F].
+    """
+    return x @ kernels.astype(x.dtype)[index]
+
+
+def _forward(x, kernels, index):
+    return own_product(x, kernels, index), (x, kernels, index)
+
+
+def _backward(kept, gradient):
+    x, kernels, index = kept
+    to_x = jnp.einsum("blf,bcf->blc", gradient, kernels.astype(x.dtype)[index])
+    # Transposed, [F, C]: it is the narrower factor that a CPU then has to transpose.
+    by_crop = jnp.einsum("blf,blc->bfc", gradient, x, preferred_element_type=jnp.float32)
+    members = jax.nn.one_hot(index, len(kernels), dtype=jnp.float32)
+    to_kernels = jnp.einsum("bg,bfc->gfc", members, by_crop, precision=jax.lax.Precision.HIGHEST)
+    return to_x, to_kernels.swapaxes(1, 2).astype(kernels.dtype), None
+
+
+own_product.defvjp(_forward, _backward)
+
+
+def own_vector(vectors: jax.Array, index: jax.Array) -> jax.Array:
+    """The vector that each crop's index names: float32 [G, C] to [B, C], by a product with ones and zeros as above."""
+    members = jax.nn.one_hot(index, len(vectors), dtype=vectors.dtype)
+    return jnp.einsum("bg,gc->bc", members, vectors, precision=jax.lax.Precision.HIGHEST)

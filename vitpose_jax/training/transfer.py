@@ -1,0 +1,113 @@
+"""Starting a run from the weights of another model: leaf by leaf, nothing skipped silently."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vitpose_jax import trees
+from vitpose_jax.models import pos_embed
+from vitpose_jax.models.vitpose import ViTPose
+from vitpose_jax.training import checkpoint
+from vitpose_jax.training import state as train_state
+
+_POS_EMBED = "backbone/pos_embed"
+_MLP = "params/backbone/blocks/mlp"
+
+
+def init_from(
+    path: str, model: ViTPose, *, key: jax.Array, fresh: Sequence[str] = ()
+) -> tuple[dict, dict[str, list[str]]]:
+    """Variables of a new run from the weights of another model.
+
+    Leaves of equal path and shape are restored; the MLPs of a plain encoder are expanded into experts where this model
+    has them; the position embedding is resized to this model's patch grid; leaves that a pattern of `fresh` matches are
+    initialised as usual, whatever the checkpoint holds.
+
+    Args:
+        path: as for `load_model`.
+        model: the new run's model.
+        key: for the fresh leaves.
+        fresh: regular expressions over whole paths, such as "decoders/.*".
+
+    Returns:
+        ({"params", "batch_stats"}, {"restored" | "expanded" | "resized" | "fresh" | "unused": paths}).
+
+    Raises:
+        ValueError: if nothing matched, a pattern matches no leaf, or a leaf is neither found nor declared fresh.
+    """
+    source = checkpoint.load_model(path)
+    if source.model.experts and not model.experts:
+        raise ValueError(
+            f"init_from {source.path} has experts, this run's model has none: split it first (convert_torch_weights.py "
+            "--input CHECKPOINT --split DIR) and start from the part of one data set"
+        )
+    initial = train_state.init_variables(model, key)
+    report: dict[str, list[str]] = {"restored": [], "expanded": [], "resized": [], "fresh": [], "unused": []}
+    faults = []
+    try:
+        patterns = [re.compile(pattern) for pattern in fresh]
+    except re.error as error:
+        raise ValueError(f"init_from.fresh: {error.pattern!r} is no regular expression: {error}") from error
+    result = {}
+    theirs, expanded = expand_into_experts(trees.flatten(source.variables), model)
+    used_patterns = set()
+    other_grid = source.model.patch_grid != model.patch_grid
+    for path_, leaf in trees.flatten(initial).items():
+        name = path_.split("/", 1)[1]  # patterns speak of paths without "params/" or "batch_stats/"
+        declared = [pattern for pattern in patterns if pattern.fullmatch(name)]
+        used_patterns.update(declared)
+        there = theirs.get(path_)
+        if declared:
+            kind, result[path_] = "fresh", leaf
+        elif there is not None and there.shape == leaf.shape and not (name == _POS_EMBED and other_grid):
+            kind, result[path_] = "expanded" if path_ in expanded else "restored", there
+        elif there is not None and name == _POS_EMBED and there.shape[-1] == leaf.shape[-1]:
+            kind = "resized"
+            result[path_] = pos_embed.resize(there, source.model.patch_grid, model.patch_grid)
+        else:
+            shape = "nothing" if there is None else f"shape {there.shape}"
+            faults.append(f"  {path_} {leaf.shape}: the checkpoint has {shape}")
+            continue
+        report[kind].append(path_)
+    report["unused"] = [path_ for path_ in theirs if path_ not in result]
+    faults += [f"  fresh pattern {p.pattern!r} matches no parameter" for p in patterns if p not in used_patterns]
+    if not report["restored"]:
+        faults.append("  nothing matched")
+    if faults:
+        raise ValueError(
+            f"init_from {source.path}: declare what shall start fresh by patterns, such as "
+            '--config.init_from.fresh=("decoders/.*",), or choose a fitting checkpoint:\n' + "\n".join(faults)
+        )
+    return {"batch_stats": {}} | trees.unflatten(result), report
+
+
+def expand_into_experts(variables: Mapping[str, Any], model: ViTPose) -> tuple[dict[str, Any], set[str]]:
+    """Splits the second layer of every MLP of a plain encoder for a model with experts (ViTPose++).
+
+    The last p outputs go to every expert, so that all are equal at first, the others to the layer that the data sets
+    share: the model's features are those of the plain encoder, whichever expert a crop takes.
+
+    Args:
+        variables: {path: array} of the other model.
+        model: the model to fit.
+
+    Returns:
+        ({path: array} with the split layers in place of the whole ones, their paths). As given, without a path, if the
+        model has no experts, the variables have them already, or the widths differ.
+
+    Source: `mmcv_custom/checkpoint.py::load_checkpoint` with `part_features`.
+    """
+    kernel, bias = (variables.get(f"{_MLP}/fc2/{leaf}") for leaf in ("kernel", "bias"))
+    embed_dim, part = model.backbone["embed_dim"], model.backbone["part_features"]
+    fits = kernel is not None and bias is not None and kernel.shape[-1] == embed_dim
+    if not model.experts or f"{_MLP}/experts/kernel" in variables or not fits:
+        return dict(variables), set()
+    expanded = {}
+    for leaf, whole in (("kernel", kernel), ("bias", bias)):
+        shared, own = np.split(np.asarray(whole), [embed_dim - part], axis=-1)
+        expanded[f"{_MLP}/fc2/{leaf}"] = shared
+        expanded[f"{_MLP}/experts/{leaf}"] = np.repeat(own[:, None], len(model.experts), axis=1)
+    return {**variables, **expanded}, set(expanded)
