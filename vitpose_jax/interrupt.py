@@ -6,6 +6,7 @@ be cut off anywhere, because all that it has finished is on the disk.
 
 import contextlib
 import signal
+import threading
 import types
 from collections.abc import Iterator
 
@@ -45,6 +46,24 @@ class Guard:
             raise KeyboardInterrupt
         self.requested, self.signal_number = True, number
         print("\nstopping after this step; once more Ctrl-C to stop at once", flush=True)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect at the end of this context: threads of others are writing files meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda number, _: pending.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if pending:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

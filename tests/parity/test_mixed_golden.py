@@ -111,7 +111,7 @@ def test_parameter_groups_of_every_leaf(facts):
     ours = {}
     for path, leaf in trees.flatten(params).items():
         for part in rules.slices(f"params/{path}", leaf.shape, rules.decoder_prefixes(PLUS)):
-            factor = np.ravel(factors[path])[part.index[0] if part.index else 0]
+            factor = np.ravel(factors[path])[part.place[0] if part.place else 0]
             ours[part.name] = (factor, 0.1 if decays[path] else 0.0)
     assert ours.keys() == facts["groups"].keys()
     for tensor, values in ours.items():

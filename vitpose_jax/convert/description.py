@@ -69,9 +69,10 @@ def describe(
         own: our model file, if it came along.
     """
     tensors = found.tensors
-    counters = {
-        name: int(tensors.pop(name).item()) for name in [n for n in tensors if n.endswith("num_batches_tracked")]
-    }  # fmt: skip
+    counters = {}
+    for name in [name for name in tensors if name.endswith("num_batches_tracked")]:
+        counter = tensors.pop(name)
+        counters[name] = int(counter.reshape(-1)[0]) if counter.size == 1 and np.isfinite(counter).all() else 0
     notes: list[str] = []
     faults: list[str] = []
     needed = [name for name in ("backbone.patch_embed.proj.weight", "backbone.pos_embed") if name not in tensors]
@@ -80,13 +81,13 @@ def describe(
     _pad_patch_kernel(tensors, notes)
     if found.layout in (layouts.MMPOSE, layouts.MMPRETRAIN):
         _add_class_row(tensors, notes)
+    if found.layout == layouts.MAE and "backbone.last_norm.weight" not in tensors:  # pooled over patches: `fc_norm`
+        width = tensors["backbone.pos_embed"].shape[-1]
+        tensors["backbone.last_norm.weight"] = np.ones(width, np.float32)
+        tensors["backbone.last_norm.bias"] = np.zeros(width, np.float32)
+        notes.append("no final norm in it: 1 and 0, as the original starts it anyway")
     if own:
-        settings = dict(own["settings"])
-        order = tuple(own["order"])
-        return Description(
-            settings, _size_of(settings), rules.decoder_prefixes(order), dict(own["datasets"]), dict(own["codec"]),
-            counters, {}, None, notes, faults,
-        )  # fmt: skip
+        return _as_noted(own, known, options, counters, notes, faults)
 
     encoder = _encoder(tensors, options, known, notes, faults)
     experts, part_features, ignored, split_from = _experts(tensors, options, notes, faults)
@@ -95,7 +96,7 @@ def describe(
     settings = {
         **encoder,
         "image_size": list(_image_size(tensors, found.layout, options, known, notes)),
-        "decoder": heads.decoder_kind(tensors),
+        "decoder": heads.decoder_kind(tensors, prefixes),
         "num_keypoints": {
             dataset: int(tensors[f"{prefix}.final_layer.weight"].shape[0])
             for dataset, prefix in prefixes.items()
@@ -106,9 +107,10 @@ def describe(
         "layer_norm_eps": known.get("layer_norm_eps", vit.LAYER_NORM_EPS),
         "dtype": "float32",
     }
-    if settings["decoder"] == "classic" and "keypoint_head.deconv_layers.0.weight" in tensors:
-        settings["deconv_filters"] = int(tensors["keypoint_head.deconv_layers.0.weight"].shape[1])
-    datasets = {name: heads.dataset_facts(name, options) for name in prefixes}
+    filters = heads.deconv_filters(tensors, prefixes) if settings["decoder"] == "classic" else None
+    if filters is not None:
+        settings["deconv_filters"] = filters
+    datasets = {name: heads.dataset_facts(name, prefix, options) for name, prefix in prefixes.items()}
     return Description(
         settings, _size_of(settings), prefixes, datasets, dict(_CODEC), counters, ignored, split_from, notes, faults
     )  # fmt: skip
@@ -131,7 +133,10 @@ def lines(described: Description) -> Iterator[str]:
     if settings.get("experts"):
         names = ", ".join(settings["experts"])
         yield f"  experts   {len(settings['experts'])} of {settings['part_features']} features: {names}"
-    keypoints = ", ".join(f"{name} ({k} keypoints)" for name, k in settings["num_keypoints"].items())
+    keypoints = ", ".join(
+        f"{name} ({k} keypoints, {'UDP' if described.datasets[name]['udp'] else 'no UDP'})"
+        for name, k in settings["num_keypoints"].items()
+    )
     yield f"  decoders  {settings['decoder'] + ': ' + keypoints if keypoints else 'none: an encoder alone'}"
     for note in described.notes:
         yield f"  note      {note}"
@@ -142,6 +147,40 @@ def leaves(variables: Mapping) -> list[tuple[str, np.ndarray]]:
     return list(trees.flatten(variables).items())
 
 
+def _as_noted(
+    own: Mapping[str, Any],
+    known: Mapping[str, Any],
+    options: "Options",
+    counters: dict[str, int],
+    notes: list[str],
+    faults: list[str],
+) -> Description:
+    """The model that our own notes describe."""
+    refuse(options, "our notes in it", "keypoints", "source_image_size", "num_heads", "depth", "datasets")
+    settings = dict(own["settings"])
+    _, depth, num_heads, _ = _fields(settings)
+    noted = {
+        "depth": depth, "num_heads": num_heads, "image_size": tuple(settings["image_size"]),
+        "layer_norm_eps": settings.get("layer_norm_eps", vit.LAYER_NORM_EPS),
+    }  # fmt: skip
+    faults += [
+        f"config.json says {name} {value}, vitpose_jax.json beside it {noted[name]}: delete the one that is wrong"
+        for name, value in known.items()
+        if name in noted and value != noted[name]
+    ]
+    return Description(
+        settings, _size_of(settings), rules.decoder_prefixes(tuple(own["order"])), dict(own["datasets"]),
+        dict(own["codec"]), counters, {}, own["provenance"].get("split_from"), notes, faults,
+    )  # fmt: skip
+
+
+def refuse(options: "Options", source: str, *names: str) -> None:
+    """Raises ValueError if the user says something that the source says itself."""
+    told = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, (), [])]
+    if told:
+        raise ValueError(f"{', '.join(told)}: {source} says this already; leave it out")
+
+
 def _encoder(
     tensors: Mapping[str, np.ndarray], options: "Options", known: Mapping[str, Any], notes: list[str], faults: list[str]
 ) -> dict[str, int]:
@@ -149,6 +188,8 @@ def _encoder(
     embed_dim = int(tensors["backbone.pos_embed"].shape[-1])
     numbers = {int(m[1]) for name in tensors if (m := re.match(r"backbone\.blocks\.(\d+)\.", name))}
     published = next((fields for fields in SIZES.values() if fields[0] == embed_dim), None)
+    if known:
+        refuse(options, "config.json", "num_heads", "depth", "source_image_size")
     depth = options.depth or known.get("depth") or (published[1] if published else max(numbers, default=0) + 1)
     if numbers and max(numbers) + 1 != depth:
         faults.append(
@@ -179,13 +220,15 @@ def _experts(
     part, embed_dim = int(first.shape[0]), int(tensors["backbone.pos_embed"].shape[-1])
     names = heads.PLUS_DATASETS if len(numbers) == len(heads.PLUS_DATASETS) else tuple(options.datasets)
     if fc2.shape[0] == embed_dim:  # merged by the original's split script, which leaves the experts in
-        same = [e for e in numbers if np.array_equal(fc2[-part:], tensors[f"backbone.blocks.0.mlp.experts.{e}.weight"])]
+        same = [e for e in numbers if _is_merged(tensors, e, part)]
         merged = names[same[0]] if len(same) == 1 and same[0] < len(names) else None
-        reason = "left over by the original's split script; the data set's own expert is part of fc2"
+        reason = "left over by the original's split script, which puts a data set's own expert into fc2"
         leftovers = [name for name in tensors if ".mlp.experts." in name or name.startswith("associate_keypoint_heads")]
         for name in leftovers:
             del tensors[name]
         split_from = None
+        if not merged:
+            notes.append(f"fc2 equals the end of {len(same)} experts: the weights do not say whose it is")
         if merged:
             notes.append(f"a split ViTPose++: fc2 holds the expert of {merged}")
             split_from = {"experts": list(names), "part_features": part, "expert": merged}
@@ -196,6 +239,16 @@ def _experts(
         )
         names = tuple(f"expert{e}" for e in numbers)
     return names, part, {}, None
+
+
+def _is_merged(tensors: Mapping[str, np.ndarray], expert: int, part: int) -> bool:
+    """Whether the last rows of every block's fc2 are those of an expert."""
+    pairs = [
+        (tensors[name], tensors.get(name.replace("mlp.fc2", f"mlp.experts.{expert}")))
+        for name in tensors
+        if name.endswith("mlp.fc2.weight")
+    ]
+    return all(own is not None and np.array_equal(fc2[-part:], own) for fc2, own in pairs)
 
 
 def _image_size(

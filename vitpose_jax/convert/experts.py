@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from vitpose_jax import trees
-from vitpose_jax.convert.export import with_one_decoder
+from vitpose_jax.convert.export import with_decoders
+from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.training.checkpoint import ModelFile
 
 Model = tuple[dict, ModelFile]
@@ -29,7 +30,7 @@ def split(model: Model) -> dict[str, Model]:
         raise ValueError("this model has no experts: it is a plain ViTPose already")
     models = {}
     for dataset in file.settings["num_keypoints"]:
-        own, single = with_one_decoder(variables, file, dataset)
+        own, single = with_decoders(variables, file, (dataset,))
         number = experts.index(dataset)
 
         def joined(mlp: Mapping, leaf: str, number: int = number) -> np.ndarray:
@@ -78,6 +79,13 @@ def merge(models: Mapping[str, Model]) -> Model:
     faults += [f"the model of {name} is missing" for name in experts if name not in by_expert]
     if len(by_expert) != len(models):
         faults.append("two models are of the same data set")
+    faults += [
+        f"{name} has decoders for {list(file.settings['num_keypoints'])}, its expert is {origins[name]['expert']}'s"
+        for name, (_, file) in models.items()
+        if list(file.settings["num_keypoints"]) != [origins[name]["expert"]]
+    ]
+    reference = _common(next(iter(models.values()))[1])
+    faults += [f"{name}: {what}" for name, (_, file) in models.items() for what in _unlike(reference, _common(file))]
     if not faults:
         faults = _differences({name: by_expert[name][0]["params"]["backbone"] for name in experts}, part)
     if faults:
@@ -114,6 +122,16 @@ def merge(models: Mapping[str, Model]) -> Model:
         datasets={name: by_expert[name][1].datasets[name] for name in experts},
         provenance={**provenance, "datasets": list(experts), "counters": counters},
     )
+
+
+def _common(file: ModelFile) -> dict[str, Any]:
+    """What models must share to be parts of one."""
+    model = vitpose(**file.settings)
+    return {**model.backbone, "decoder": model.decoder, "deconv_filters": model.deconv_filters, **file.codec}
+
+
+def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [f"{key} is {other.get(key)}, of the first model {one[key]}" for key in one if other.get(key) != one[key]]
 
 
 def _differences(backbones: Mapping[str, Mapping], part: int) -> list[str]:

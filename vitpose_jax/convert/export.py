@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,18 +49,21 @@ def model_file_json(file: ModelFile) -> dict[str, Any]:
     return {**file.as_json(), "order": list(decoder_order(file))}
 
 
-def with_one_decoder(variables: Mapping, file: ModelFile, dataset: str) -> tuple[dict, ModelFile]:
-    """The model with the decoder of one data set only."""
+def with_decoders(variables: Mapping, file: ModelFile, names: Sequence[str]) -> tuple[dict, ModelFile]:
+    """The model with the decoders of the named data sets only."""
     parts = {
-        part: {name: {dataset: tree[dataset]} if name == "decoders" else tree for name, tree in variables[part].items()}
+        part: {
+            name: {dataset: tree[dataset] for dataset in names} if name == "decoders" else tree
+            for name, tree in variables[part].items()
+        }
         for part in ("params", "batch_stats")
     }
-    single = dataclasses.replace(
+    chosen = dataclasses.replace(
         file,
-        settings={**file.settings, "num_keypoints": {dataset: file.settings["num_keypoints"][dataset]}},
-        datasets={dataset: file.datasets[dataset]},
+        settings={**file.settings, "num_keypoints": {name: file.settings["num_keypoints"][name] for name in names}},
+        datasets={name: file.datasets[name] for name in names},
     )
-    return parts, single
+    return parts, chosen
 
 
 _GROUPS = ("backbone.pos_embed", "backbone.patch_embed", "backbone.blocks", "backbone.last_norm", "keypoint_head")

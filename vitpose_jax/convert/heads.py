@@ -1,8 +1,8 @@
 """Whose decoders a file holds: which data sets, with which keypoints."""
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from vitpose_jax.keypoints import KEYPOINT_SETS, reference
 
 if TYPE_CHECKING:
     from vitpose_jax.convert.importer import Options
+
+V = TypeVar("V")
 
 # ViTPose++ in the order of its experts; the first decoder is the main one.
 PLUS_DATASETS = ("coco", "aic", "mpii", "ap10k", "apt36k", "wholebody")
@@ -36,24 +38,36 @@ def find_decoders(
         key=lambda prefix: (prefix != "keypoint_head", _number(prefix)),
     )
     if not prefixes:
+        if options.datasets:
+            faults.append(f"--datasets names {list(options.datasets)}, the file is an encoder alone")
         return {}
-    if len(prefixes) > 1 and experts and not options.datasets:
-        names: tuple[str, ...] = PLUS_DATASETS[: len(prefixes)]
-    elif options.datasets:
-        names = tuple(options.datasets)
+    known = dict(zip(PLUS_DATASETS, prefixes, strict=False)) if len(prefixes) > 1 and experts == PLUS_DATASETS else {}
+    if known:  # ViTPose++, whose order is known: names choose
+        kept = select(known, options.datasets, faults)
+        reason = "not among --datasets"
     else:
-        names = (_guess_dataset(tensors, prefixes[0], file_name, options, split_of, notes),)
-    if len(names) > len(prefixes) or len(set(names)) != len(names):
-        faults.append(f"--datasets names {list(names)}, the file has {len(prefixes)} decoder(s); each needs one name")
-        names = names[: len(prefixes)]
-    for prefix in prefixes[len(names) :]:
-        for name in [name for name in tensors if name.startswith(f"{prefix}.")]:
-            del tensors[name]
-            ignored[name] = "a further data set's decoder; the file does not say which: --datasets names and keeps them"
-    kept = dict(zip(names, prefixes, strict=False))
+        named = (_guess_dataset(tensors, prefixes[0], file_name, options, split_of, notes),)
+        names = tuple(options.datasets) or named
+        if len(names) > len(prefixes) or len(set(names)) != len(names):
+            faults.append(f"--datasets names {list(names)}, the file has {len(prefixes)} decoder(s); one name for each")
+        kept = dict(zip(names, prefixes, strict=False))
+        reason = "a further data set's decoder; the file does not say which: --datasets names and keeps them"
+    for prefix in prefixes:
+        if prefix not in kept.values():
+            for name in [name for name in tensors if name.startswith(f"{prefix}.")]:
+                del tensors[name]
+                ignored[name] = reason
     for dataset, prefix in kept.items():
         _check_keypoints(tensors, dataset, prefix, options, notes, faults)
     return kept
+
+
+def select(known: Mapping[str, V], names: Sequence[str], faults: list[str]) -> dict[str, V]:
+    """The decoders that `names` chooses among those of a model that says whose they are; all without names."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        faults.append(f"--datasets names {unknown}; the decoders are {list(known)}")
+    return {name: value for name, value in known.items() if not names or name in names}
 
 
 def _guess_dataset(
@@ -65,6 +79,8 @@ def _guess_dataset(
     notes: list[str],
 ) -> str:
     """The data set of a file's only named decoder."""
+    if options.datasets:
+        return options.datasets[0]
     if options.keypoints is not None:
         return options.keypoints.name
     count = _keypoint_count(tensors, prefix)
@@ -92,7 +108,8 @@ def _check_keypoints(
 ) -> None:
     """Compares a decoder with its data set; cuts the rows with which joint training pads a decoder."""
     count = _keypoint_count(tensors, prefix)
-    expected = len(options.keypoints) if options.keypoints is not None else _expected_keypoints(dataset)
+    own = options.keypoints if prefix == "keypoint_head" else None
+    expected = len(own) if own is not None else _expected_keypoints(dataset)
     if expected is None:
         faults.append(
             f"data set {dataset!r} is not a published one; describe its {count} keypoints by --keypoints FILE"
@@ -102,14 +119,15 @@ def _check_keypoints(
             tensors[f"{prefix}.final_layer.{leaf}"] = tensors[f"{prefix}.final_layer.{leaf}"][:expected]
         notes.append(f"{prefix}.final_layer: rows {expected} to {count - 1} are padding of the joint training, cut")
     elif count != expected:
-        faults.append(f"{prefix} has {count} keypoints, {dataset} has {expected}; --datasets names another")
+        other = "the keypoint file" if own is not None else "--datasets"
+        faults.append(f"{prefix} has {count} keypoints, {dataset} has {expected}; {other} should name as many")
 
 
 def _keypoint_count(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
     array = tensors.get(f"{prefix}.final_layer.weight", tensors.get(f"{prefix}.final_layer.bias"))
     if array is None:
         raise ValueError(f"the decoder {prefix} has no final_layer; the file is incomplete")
-    return int(array.shape[0])
+    return int(array.shape[0]) if array.ndim else 0
 
 
 def _expected_keypoints(dataset: str) -> int | None:
@@ -123,18 +141,30 @@ def _keypoint_set_name(dataset: str) -> str:
     return {"ochuman": "coco", "apt36k": "ap10k"}.get(dataset, dataset)
 
 
-def dataset_facts(dataset: str, options: "Options") -> dict[str, Any]:
+def dataset_facts(dataset: str, prefix: str, options: "Options") -> dict[str, Any]:
     """The entry of `ModelFile.datasets`."""
-    udp = DATASETS[dataset].udp if dataset in DATASETS else True
-    if options.keypoints is not None:
-        return {**reference(options.keypoints), "udp": udp}
+    if options.keypoints is not None and prefix == "keypoint_head":
+        return {**reference(options.keypoints), "udp": options.udp}
+    udp = DATASETS[dataset].udp if dataset in DATASETS else options.udp  # coco_25, too, was trained with UDP
     return {"keypoint_set": _keypoint_set_name(dataset), "udp": udp}
 
 
-def decoder_kind(tensors: Mapping[str, np.ndarray]) -> str:
-    final = tensors.get("keypoint_head.final_layer.weight")
+def decoder_kind(tensors: Mapping[str, np.ndarray], prefixes: Mapping[str, str]) -> str:
+    """ "classic" or "simple", by the first decoder; "classic" without one."""
+    prefix = next(iter(prefixes.values()), "")
+    final = tensors.get(f"{prefix}.final_layer.weight")
     simple = final is not None and final.ndim == 4 and final.shape[2:] == (3, 3)
-    return "simple" if simple and "keypoint_head.deconv_layers.0.weight" not in tensors else "classic"
+    return "simple" if simple and f"{prefix}.deconv_layers.0.weight" not in tensors else "classic"
+
+
+def deconv_filters(tensors: Mapping[str, np.ndarray], prefixes: Mapping[str, str]) -> int | None:
+    """Channels of the classic decoder, from whichever of its tensors is there."""
+    prefix = next(iter(prefixes.values()), "")
+    for name, axis in (("deconv_layers.1.bias", 0), ("deconv_layers.0.weight", 1), ("deconv_layers.4.bias", 0)):
+        array = tensors.get(f"{prefix}.{name}")
+        if array is not None and array.ndim > axis:
+            return int(array.shape[axis])
+    return None
 
 
 def _number(prefix: str) -> int:

@@ -2,48 +2,94 @@
 
 import json
 import pathlib
-import shutil
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vitpose_jax.convert import layouts, torch_file
-from vitpose_jax.convert.export import model_file_json, official_tensors, with_one_decoder
-from vitpose_jax.data.files import write_text
-from vitpose_jax.keypoints import KeypointSet
+from vitpose_jax.convert.export import model_file_json, official_tensors, with_decoders
+from vitpose_jax.data.files import folder_written_beside, write_text
+from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet
 from vitpose_jax.models import decoders, vit
 from vitpose_jax.models.vitpose import IMAGE_MEAN, IMAGE_STD, vitpose
 from vitpose_jax.training.checkpoint import ModelFile
 
+CONFIG_FILE = "config.json"
+PYTORCH_FILE = "pytorch_model.bin"
+TENSOR_FILES = (torch_file.SAFETENSORS_FILE, torch_file.SAFETENSORS_INDEX, PYTORCH_FILE)
 OWN_FILE = "vitpose_jax.json"  # our model file in such a folder, for an exact way back
 
 
-def settings_of(config: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
+def settings_of(config: Any, path: pathlib.Path, keypoints: KeypointSet | None) -> dict[str, Any]:
     """What a `config.json` says of the model: `num_heads`, `depth`, `image_size`, `layer_norm_eps`.
+
+    Args:
+        config: its content.
+        path: where it is.
+        keypoints: the user's own keypoint set, if there is one.
 
     Raises:
         ValueError: it is another model's, or of a kind of VitPose that the original never was.
     """
-    if config.get("model_type") != "vitpose":
-        raise ValueError(f"{path} is of model_type {config.get('model_type')!r}, not 'vitpose'")
+    model_type = config.get("model_type") if isinstance(config, Mapping) else None
+    if model_type != "vitpose":
+        raise ValueError(f"{path} is of model_type {model_type!r}, not 'vitpose'")
     backbone = config.get("backbone_config") or {}
+    if not isinstance(backbone, Mapping):
+        raise ValueError(f"{path}: backbone_config is {backbone!r:.80}, not the settings of an encoder")
+    depth = backbone.get("num_hidden_layers", 12)
+    _check_labels(config, path, keypoints)
     only = {
         "patch_size": (backbone.get("patch_size", [16, 16]), ([16, 16], 16)),
         "hidden_act": (backbone.get("hidden_act", "gelu"), ("gelu",)),
         "qkv_bias": (backbone.get("qkv_bias", True), (True,)),
         "scale_factor": (config.get("scale_factor", 4), (4,)),
+        "out_indices": (backbone.get("out_indices"), ([depth], [-1], None)),
     }
     for key, (value, allowed) in only.items():
         if value not in allowed:
             raise ValueError(f"{path}: {key} is {value!r}; the models here have {allowed[0]!r}")
     size = backbone.get("image_size", [256, 192])
-    return {
-        "num_heads": int(backbone.get("num_attention_heads", 12)),
-        "depth": int(backbone.get("num_hidden_layers", 12)),
-        "image_size": (size, size) if isinstance(size, int) else tuple(size),
-        "layer_norm_eps": float(backbone.get("layer_norm_eps", 1e-12)),
-    }
+    try:
+        return {
+            "num_heads": int(backbone.get("num_attention_heads", 12)),
+            "depth": int(depth),
+            "image_size": (size, size) if isinstance(size, int) else tuple(int(side) for side in size),
+            "layer_norm_eps": float(backbone.get("layer_norm_eps", 1e-12)),
+        }
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a setting of the encoder is no number: {error}") from error
+
+
+def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a folder: of safetensors, or of PyTorch's own file where there are none."""
+    if (folder / PYTORCH_FILE).is_file() and not list(folder.glob("*.safetensors*")):
+        return torch_file.read(folder / PYTORCH_FILE).tensors
+    return torch_file.read_safetensors_folder(folder)
+
+
+def _check_labels(config: Mapping[str, Any], path: pathlib.Path, keypoints: KeypointSet | None) -> None:
+    """Raises ValueError if a folder names keypoints that no published set has in this order."""
+    labels = config.get("id2label")
+    if not isinstance(labels, Mapping) or keypoints is not None:
+        return
+    names = [_plain_name(str(labels[key])) for key in sorted(labels, key=lambda key: int(key))]
+    if all(name.startswith("label_") for name in names):
+        return
+    known = [[_plain_name(name) for name in points.names] for points in KEYPOINT_SETS.values()]
+    if names not in known:
+        raise ValueError(
+            f"{path}: id2label names keypoints that no published data set has in this order ({names[:3]} …); describe "
+            "them by --keypoints FILE"
+        )
+
+
+def _plain_name(name: str) -> str:
+    """A keypoint's name as both sides write it: "L_Eye" and "left_eye" are the same."""
+    name = re.sub(r"[\s-]+", "_", name.strip().lower())
+    return re.sub(r"^r_", "right_", re.sub(r"^l_", "left_", name))
 
 
 def write(folder: pathlib.Path, variables: Mapping, file: ModelFile, dataset: str | None) -> None:
@@ -58,25 +104,28 @@ def write(folder: pathlib.Path, variables: Mapping, file: ModelFile, dataset: st
     Raises:
         ValueError: Hugging Face's VitPose cannot be this model.
     """
-    dataset = _one_dataset(file, dataset)
+    dataset = check(file, dataset)
     config = _config(file, dataset)
-    variables, single = with_one_decoder(variables, file, dataset)
+    variables, single = with_decoders(variables, file, (dataset,))
     split = layouts.split_qkv(official_tensors(variables, single))
     names = layouts.rename(split, layouts.HUGGING_FACE, to_layout=True)
     tensors = {str(names[name]): array for name, array in split.items()}
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with folder_written_beside(folder) as partial:
         torch_file.write_safetensors(partial / torch_file.SAFETENSORS_FILE, tensors)
         write_text(partial / "config.json", json.dumps(config, indent=2) + "\n")
         write_text(partial / "preprocessor_config.json", json.dumps(_processor(file), indent=2) + "\n")
         write_text(partial / OWN_FILE, json.dumps(model_file_json(single), indent=2) + "\n")
-        if folder.is_dir():
-            folder.rmdir()
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check(file: ModelFile, dataset: str | None) -> str:
+    """The data set whose decoder a folder would hold.
+
+    Raises:
+        ValueError: Hugging Face's VitPose cannot be this model, or there are several decoders and none is named.
+    """
+    dataset = _one_dataset(file, dataset)
+    _config(file, dataset)
+    return dataset
 
 
 def _one_dataset(file: ModelFile, dataset: str | None) -> str:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import vitpose_jax
-from vitpose_jax.convert import description, hugging_face, layouts, rules, torch_file
+from vitpose_jax.convert import description, heads, hugging_face, layouts, rules, torch_file
+from vitpose_jax.convert.export import with_decoders
 from vitpose_jax.convert.released import recognize
 from vitpose_jax.data.files import read_json
 from vitpose_jax.keypoints import KeypointSet
@@ -33,9 +34,11 @@ class Options:
     """What a user may say about a file that the file does not say itself.
 
     Attributes:
-        datasets: names of the data sets of its decoders, in the file's order; empty finds them out. Decoders of old
-            multi-data-set files beyond the first are kept only if they are named here.
-        keypoints: keypoint set of the (first) decoder, if it is none of the published ones.
+        datasets: data sets of its decoders. Where a model says whose its decoders are (ViTPose++, checkpoints of this
+            project) the ones to keep, else their names in the file's order; empty keeps all and finds names out.
+            Decoders of old multi-data-set files beyond the first are kept only if they are named here.
+        keypoints: keypoint set of the first decoder, if it is none of the published ones.
+        udp: whether a model of no published data set was trained with UDP crops and targets.
         image_size: (H, W) to resize the position embedding for; None keeps the file's.
         source_image_size: (H, W) that the file's position embedding is for; None finds it out.
         num_heads: of the encoder; None takes the published number for its width.
@@ -45,6 +48,7 @@ class Options:
 
     datasets: Sequence[str] = ()
     keypoints: KeypointSet | None = None
+    udp: bool = True
     image_size: Size | None = None
     source_image_size: Size | None = None
     num_heads: int | None = None
@@ -70,10 +74,21 @@ def read_model(path: pathlib.Path, options: Options, *, say: Callable[[str], Non
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist")
-    if path.is_dir() and not (path / "config.json").is_file():
+    path = path.absolute()
+    if path.is_dir() and (checkpoint.is_checkpoint(path) or not (path / hugging_face.CONFIG_FILE).is_file()):
         return _read_checkpoint(path, options, say)
-    provenance = {"source": path.name, "sha256": _sha256(path)}
-    opened = _open_folder(path) if path.is_dir() else _open_file(path, options)
+    if _with_its_config(path) != path:
+        say(f"{path.name}: read with the {hugging_face.CONFIG_FILE} beside it")
+        path = path.parent
+    opened = open_source(path, options)
+    provenance = {
+        "source": path.name,
+        "sha256": _sha256(path),
+        "recognized_as": recognize(str(path)) or recognize(str(path.resolve())),
+    }
+    came_from = dict(opened.own.get("provenance", {}))
+    if came_from:  # our own export: what it was made from counts
+        provenance |= {name: came_from[name] for name in provenance if name in came_from} | {"exported_as": path.name}
     kinds = sorted({str(array.dtype) for array in opened.tensors.values()})
     found = layouts.recognise(opened.tensors)
     opened.tensors.clear()  # each tensor goes as soon as it is copied: memory holds one copy of the model
@@ -106,7 +121,6 @@ def read_model(path: pathlib.Path, options: Options, *, say: Callable[[str], Non
         provenance={
             **provenance,
             "converter": vitpose_jax.__version__,
-            "recognized_as": recognize(str(path.resolve())),
             "layout": found.layout,
             "size": described.size,
             "decoder": described.settings["decoder"] if described.prefixes else None,
@@ -116,6 +130,42 @@ def read_model(path: pathlib.Path, options: Options, *, say: Callable[[str], Non
         },
     )
     return resized((variables, file), options.image_size, say)
+
+
+class Source(NamedTuple):
+    """A file's weights once more, for verification: untouched by the conversion but for their names.
+
+    Attributes:
+        tensors: official name to array.
+        folder: the Hugging Face folder, if it is one.
+    """
+
+    tensors: dict[str, np.ndarray]
+    folder: pathlib.Path | None
+
+
+def source_tensors(path: pathlib.Path, options: Options) -> Source | None:
+    """Reads a source again, to compare the converted model with it; None for a checkpoint of this project."""
+    path = _with_its_config(path.absolute())
+    if path.is_dir() and checkpoint.is_checkpoint(path):
+        return None
+    opened = open_source(path, options)
+    found = layouts.recognise(opened.tensors)
+    described = description.describe(found, path.name, options, known=opened.known, own=opened.own)
+    official = rules.decoder_prefixes(list(described.prefixes))
+    tensors = {name: array for name, array in found.tensors.items() if name.startswith("backbone.")}
+    for dataset, prefix in described.prefixes.items():
+        for name in found.tensors:
+            if name.startswith(f"{prefix}."):
+                tensors[official[dataset] + name.removeprefix(prefix)] = found.tensors[name]
+    tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
+    return Source(tensors, path if path.is_dir() else None)
+
+
+def _with_its_config(path: pathlib.Path) -> pathlib.Path:
+    """The Hugging Face folder that a tensor file belongs to, or the path itself."""
+    belongs = path.is_file() and path.name in hugging_face.TENSOR_FILES
+    return path.parent if belongs and (path.parent / hugging_face.CONFIG_FILE).is_file() else path
 
 
 def convert(path: pathlib.Path, folder: pathlib.Path, options: Options | None = None) -> None:
@@ -158,7 +208,7 @@ def resized(model: Model, image_size: Size | None, say: Callable[[str], None]) -
     return {**variables, "params": params}, dataclasses.replace(file, settings=settings, provenance=provenance)
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
     """The tensors of a file or folder, and what stands beside them."""
 
     tensors: dict[str, np.ndarray]
@@ -168,26 +218,60 @@ class _Opened(NamedTuple):
     own: Mapping[str, Any]  # our model file
 
 
-def _open_file(path: pathlib.Path, options: Options) -> _Opened:
-    file = torch_file.read(path, entry=options.entry)
-    return _Opened(file.tensors, file.ignored, file.entry, {}, file.meta.get(torch_file.OWN_ENTRY, {}))
+def open_source(path: pathlib.Path, options: Options) -> Opened:
+    """Reads a file, or a Hugging Face folder.
 
-
-def _open_folder(path: pathlib.Path) -> _Opened:
-    known = hugging_face.settings_of(read_json(path / "config.json"), path / "config.json")
+    Raises:
+        ValueError: one sentence why it cannot be read.
+    """
+    if path.is_file():
+        file = torch_file.read(path, entry=options.entry)
+        return Opened(file.tensors, file.ignored, file.entry, {}, _checked(file.meta.get(torch_file.OWN_ENTRY), path))
+    description.refuse(options, "a Hugging Face folder", "entry")
+    config = path / hugging_face.CONFIG_FILE
+    known = hugging_face.settings_of(read_json(config), config, options.keypoints)
     own_file = path / hugging_face.OWN_FILE
-    own = read_json(own_file) if own_file.is_file() else {}
-    return _Opened(torch_file.read_safetensors_folder(path), {}, "", known, own)
+    own = _checked(read_json(own_file), own_file) if own_file.is_file() else {}
+    return Opened(hugging_face.read_tensors(path), {}, "", known, own)
+
+
+def _checked(own: Any, path: pathlib.Path) -> Mapping[str, Any]:
+    """Our model file as it came along, or nothing."""
+    if own is None:
+        return {}
+    needed = {"format", "settings", "datasets", "codec", "provenance", "order"}
+    if not isinstance(own, Mapping) or needed - set(own) or own["format"] != checkpoint.FORMAT:
+        raise ValueError(
+            f"{path}: the notes of this project in it are not of format {checkpoint.FORMAT}; delete them to have the "
+            "weights read without"
+        )
+    return own
 
 
 def _read_checkpoint(path: pathlib.Path, options: Options, say: Callable[[str], None]) -> Model:
     if not any(path.iterdir()):
         raise ValueError(f"{path} is empty; give a file, a Hugging Face folder or a checkpoint's folder")
+    if not checkpoint.is_checkpoint(path):
+        files = sorted(file.name for file in path.iterdir() if file.suffix in (".pth", ".pt", ".bin", ".safetensors"))
+        raise ValueError(
+            f"{path} is no checkpoint of this project and has no {hugging_face.CONFIG_FILE}; give a file"
+            + (f", such as {path / files[0]}" if files else ", a Hugging Face folder or a checkpoint's folder")
+        )
+    refuse_names = ("entry", "keypoints", "num_heads", "depth", "source_image_size")
+    description.refuse(options, "a checkpoint of this project", *refuse_names)
     loaded = checkpoint.load_model(path)
     say(f"{loaded.path}: checkpoint of this project, step {loaded.step}")
     provenance = loaded.file.provenance or {"source": loaded.path, "step": loaded.step}
     file = dataclasses.replace(loaded.file, provenance=provenance)
-    return resized((loaded.variables, file), options.image_size, say)
+    model: Model = (loaded.variables, file)
+    if options.datasets:
+        faults: list[str] = []
+        kept = heads.select({name: name for name in file.settings["num_keypoints"]}, options.datasets, faults)
+        if faults:
+            raise ValueError(f"{path}: {faults[0]}")
+        model = with_decoders(*model, tuple(kept))
+        say(f"  decoders  kept: {', '.join(kept)}")
+    return resized(model, options.image_size, say)
 
 
 def _faults(
@@ -226,7 +310,8 @@ def _grouped(ignored: Mapping[str, str]) -> list[str]:
 
 def _sha256(path: pathlib.Path) -> str:
     """Of a file, or of a folder's config and tensors in the order of their names."""
-    files = sorted([path / "config.json", *path.glob("*.safetensors")]) if path.is_dir() else [path]
+    parts = [path / hugging_face.CONFIG_FILE, *path.glob("*.safetensors"), *path.glob("*.bin")]
+    files = sorted(parts) if path.is_dir() else [path]
     digest = hashlib.sha256()
     total = sum(file.stat().st_size for file in files)
     with progress_bar(desc="hash", unit="B", total=total) as bar:

@@ -27,10 +27,9 @@ _SIGNS = (
     ("patch_embed.proj.weight", MAE),
 )
 
-# Wrappers leave their prefix on every name: DistributedDataParallel, torch.compile, lightning modules.
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
-# An encoder inside a larger pre-training model; what stands beside it is not wanted.
-_ENCODER_PREFIX = "encoder."
+# Wrappers leave their prefix on the model's names: DistributedDataParallel, torch.compile, lightning modules, larger
+# pre-training models around an encoder. What stands beside the prefix is not the model's.
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.")
 
 _MMPRETRAIN_ENCODER = (
     ("pos_embed", "backbone.pos_embed"),
@@ -202,20 +201,23 @@ def split_qkv(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _strip(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors without wrappers' prefixes, and those beside an encoder that are left out."""
     stripped = dict(tensors)
+    beside: dict[str, str] = {}
     while True:
-        wrapper = next((w for w in _WRAPPERS if stripped and all(name.startswith(w) for name in stripped)), None)
-        if wrapper is None:
-            break
-        stripped = {name.removeprefix(wrapper): array for name, array in stripped.items()}
-    if f"{_ENCODER_PREFIX}patch_embed.proj.weight" not in stripped:
-        return stripped, {}
-    inside = {
-        name.removeprefix(_ENCODER_PREFIX): array
-        for name, array in stripped.items()
-        if name.startswith(_ENCODER_PREFIX)
-    }
-    beside = dict.fromkeys((n for n in stripped if not n.startswith(_ENCODER_PREFIX)), "not part of the encoder")
-    return inside, beside
+        wrapper = next(
+            (w for w in _WRAPPERS if any(_is_sign(n.removeprefix(w)) for n in stripped if n.startswith(w))), ""
+        )
+        if not wrapper:
+            return stripped, beside
+        beside |= dict.fromkeys((n for n in stripped if not n.startswith(wrapper)), f"not part of {wrapper}*")
+        stripped = {n.removeprefix(wrapper): array for n, array in stripped.items() if n.startswith(wrapper)}
+
+
+def _is_sign(name: str) -> bool:
+    """Whether a name, wrapped or not, is one that tells a layout."""
+    unwrapped = name
+    while any(unwrapped.startswith(wrapper) for wrapper in _WRAPPERS):
+        unwrapped = unwrapped.split(".", 1)[1]
+    return unwrapped in dict(_SIGNS)
 
 
 def _pattern(template: str) -> re.Pattern[str]:

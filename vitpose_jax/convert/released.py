@@ -144,6 +144,7 @@ def _coco_aic_mpii() -> Iterator[tuple[str, Released]]:
                 "coco": _ap_ar(*coco), "ochuman": _ap_ar(*ochuman), "mpii": _only("PCKh", mpii), "aic": _ap_ar(*aic),
             },
             source=README,
+            note="converts to COCO's decoder; --datasets names and keeps the others, their order is not confirmed",
         )  # fmt: skip
 
 

@@ -96,8 +96,8 @@ TORCH_TENSORS: tuple[tuple[str, TorchTensor], ...] = (
 
 def decoder_prefixes(datasets: Sequence[str]) -> dict[str, str]:
     """{data set: prefix of its decoder's keys} as ViTPose++ names them: the first is the main one."""
-    prefixes = ("keypoint_head", *(f"associate_keypoint_heads.{i}" for i in range(len(datasets) - 1)))
-    return dict(zip(datasets, prefixes, strict=True))
+    prefixes = ["keypoint_head", *(f"associate_keypoint_heads.{i}" for i in range(len(datasets) - 1))]
+    return dict(zip(datasets, prefixes[: len(datasets)], strict=True))
 
 
 def counter_names(prefixes: Mapping[str, str]) -> dict[str, str]:

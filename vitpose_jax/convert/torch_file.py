@@ -79,8 +79,12 @@ def read_safetensors_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
         return _read_safetensors(folder / SAFETENSORS_FILE)
     if not (folder / SAFETENSORS_INDEX).is_file():
         raise ValueError(f"{folder} has neither {SAFETENSORS_FILE} nor {SAFETENSORS_INDEX}; its download is incomplete")
+    index = read_json(folder / SAFETENSORS_INDEX)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict):
+        raise ValueError(f"{folder / SAFETENSORS_INDEX} has no weight_map; its download is broken")
     tensors: dict[str, np.ndarray] = {}
-    for name in sorted(set(read_json(folder / SAFETENSORS_INDEX)["weight_map"].values())):
+    for name in sorted(set(places.values())):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / SAFETENSORS_INDEX} names {name}, which is not there; fetch it")
         tensors |= _read_safetensors(folder / name)
@@ -90,7 +94,7 @@ def read_safetensors_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
 def write_pth(path: pathlib.Path, tensors: Mapping[str, np.ndarray], *, meta: Mapping[str, Any]) -> None:
     """Writes a file as the original code writes and loads it: entries `meta` and `state_dict`."""
     torch = _torch(path)
-    state = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+    state = {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in tensors.items()}
     with written_beside(path) as partial:
         torch.save({"meta": dict(meta), "state_dict": state}, partial)
 
@@ -104,9 +108,11 @@ def write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again") from None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (safetensors.SafetensorError, AttributeError, TypeError) as error:  # the last two: a type numpy lacks
+        raise ValueError(f"{path} is not a whole safetensors file of floating-point numbers ({error})") from None
+    _check_numbers(path, tensors)
+    return tensors
 
 
 def _load_pth(path: pathlib.Path) -> Any:
@@ -119,6 +125,11 @@ def _load_pth(path: pathlib.Path) -> Any:
         (rebuild, "numpy.core.multiarray._reconstruct"), (rebuild_scalar, "numpy.core.multiarray.scalar"),  # numpy 1
         *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")),
     ]  # fmt: skip
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch itself does not compare checksums
+        if damaged:
+            raise ValueError(f"{path} is damaged: {damaged} in it has another checksum; fetch the file again")
     try:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -126,8 +137,8 @@ def _load_pth(path: pathlib.Path) -> Any:
         refused = _between(str(error), "GLOBAL ", " was not")
         if refused:
             raise ValueError(
-                f"{path} holds code or objects besides tensors ({refused}), which are never executed; "
-                'from a source that you trust, save its tensors alone: torch.save({"state_dict": '
+                f"{path} holds code or objects besides tensors ({refused}), which are never executed; if you trust its "
+                'source, save its tensors alone where that package is installed: torch.save({"state_dict": '
                 'torch.load(FILE, weights_only=False)["state_dict"]}, NEW_FILE)'
             ) from None
         if path.open("rb").read(4) == _ZIP_MAGIC and not zipfile.is_zipfile(path):
@@ -141,15 +152,16 @@ def _choose_entry(path: pathlib.Path, content: Mapping, entry: str | None) -> Te
     """Finds the model among a file's entries."""
     torch = _torch(path)
     holding = {str(key): value for key, value in content.items() if _count_tensors(value)}
-    if entry is not None and entry not in holding:
-        raise ValueError(f"{path} has no entry {entry!r} with tensors; it has {sorted(holding)[:10]}")
+    mappings = [name for name, value in holding.items() if isinstance(value, Mapping)]
+    if entry is not None and entry not in mappings:
+        raise ValueError(f"{path} has no entry {entry!r} of named tensors; it has {mappings[:10]}")
     chosen = entry or next((name for name in MODEL_ENTRIES if isinstance(holding.get(name), Mapping)), "")
     state = holding[chosen] if chosen else content
-    tensors = {str(name): _array(value) for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors = {str(name): _array(path, name, value) for name, value in state.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise ValueError(
-            f"{path} holds no tensors under {chosen or 'its top'}; it has the entries {list(content)[:10]}"
-        )
+        hint = f"; --entry chooses among {mappings[:10]}" if mappings and not chosen else ""
+        raise ValueError(f"{path} holds no tensors under {chosen or 'its top'}, only {list(content)[:10]}{hint}")
+    _check_numbers(path, tensors)
     ignored = {}
     for name, value in holding.items():
         if name != chosen and not (chosen == "" and name in tensors):
@@ -166,15 +178,31 @@ def _count_tensors(value: Any) -> int:
     return int(hasattr(value, "data_ptr"))
 
 
-def _array(tensor: Any) -> np.ndarray:
+def _array(path: pathlib.Path, name: Any, tensor: Any) -> np.ndarray:
     """A torch tensor's memory as numpy sees it."""
     tensor = tensor.detach()
     if str(tensor.dtype) == "torch.bfloat16":
-        return tensor.view(_torch(None).int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+        return tensor.contiguous().view(_torch(path).int16).numpy().view(ml_dtypes.bfloat16)
+    try:
+        return tensor.numpy()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: {name} is {tensor.dtype}, {tensor.layout}: not a plain array of numbers") from error
 
 
-def _torch(path: pathlib.Path | None) -> Any:
+def _check_numbers(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError if weights are no floating-point numbers. Whole numbers count steps, one number at most."""
+    strange = [
+        f"{name} ({array.dtype})"
+        for name, array in tensors.items()
+        if array.dtype.kind != "f"
+        and array.dtype != ml_dtypes.bfloat16
+        and not (array.dtype.kind in "iu" and array.size == 1)
+    ]
+    if strange:
+        raise ValueError(f"{path} holds weights that are no floating-point numbers (quantised?): {strange[:5]}")
+
+
+def _torch(path: pathlib.Path) -> Any:
     try:
         import torch
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""The same crops through PyTorch and through JAX, with the weights as the source file has them."""
+"""The same crops through PyTorch, with the weights as the source has them, and through JAX, with the converted ones."""
 
 import importlib.util
 import pathlib
@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from vitpose_jax.convert import hugging_face
+from vitpose_jax.convert import hugging_face, rules
 from vitpose_jax.convert.export import decoder_order, official_tensors
+from vitpose_jax.convert.importer import Source
+from vitpose_jax.models import vit
 from vitpose_jax.models.vitpose import IMAGE_MEAN, IMAGE_STD, vitpose
 from vitpose_jax.training.checkpoint import ModelFile
 
@@ -19,77 +22,107 @@ TOLERANCE = 2e-5
 CROPS = 2
 
 
-def verify(variables: Mapping, file: ModelFile, *, say: Callable[[str], None] = print) -> bool:
-    """Compares heatmaps of random crops, data set by data set, and says how far they are apart.
+def verify(
+    variables: Mapping, file: ModelFile, *, source: Source | None = None, say: Callable[[str], None] = print
+) -> bool:
+    """Compares heatmaps of random crops (features, of an encoder alone) and says how far they are apart.
 
-    PyTorch runs a plain transcription of the original's arithmetic on the official tensors, and Hugging Face's VitPose
-    where `transformers` is installed and can be this model.
+    PyTorch runs a plain transcription of the original's arithmetic on the source's own tensors, and Hugging Face's
+    VitPose runs where `transformers` is installed: the source's folder itself if it is one, else the folder that would
+    be written for it. What a source does not say (heads, data sets) is the same on both sides and not verified.
+
+    Args:
+        variables: {"params", "batch_stats"} of the converted model.
+        file: its settings.
+        source: the weights as they came; None takes what would be exported.
+        say: gets the report, line by line.
 
     Returns:
         Whether all differences are within `TOLERANCE`.
-
-    Raises:
-        ValueError: the model has no decoder.
     """
     model = vitpose(**{**file.settings, "dtype": "float32"})
-    if not model.num_keypoints:
-        raise ValueError("an encoder alone has no heatmaps to compare")
     crops = np.random.default_rng(0).integers(0, 256, (CROPS, *model.image_size, 3), dtype=np.uint8)
-    with jax.default_matmul_precision("highest"):
-        ours = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, crops)
     mean, deviation = np.array(IMAGE_MEAN, np.float32), np.array(IMAGE_STD, np.float32)
-    pixels = (crops.astype(np.float32) / np.float32(255) - mean) / deviation
-    theirs = {"PyTorch": _reference(variables, file, pixels.transpose(0, 3, 1, 2))}
-    if importlib.util.find_spec("transformers") is None:
-        say("  verify    transformers is not installed: compared with a transcription in PyTorch only")
+    pixels = ((crops.astype(np.float32) / np.float32(255) - mean) / deviation).transpose(0, 3, 1, 2)
+    tensors = official_tensors(variables, file)
+    if source is not None:
+        resized = "resized_from_image_size" in file.provenance
+        tensors = {**tensors, **{n: a for n, a in source.tensors.items() if not (resized and n.endswith("pos_embed"))}}
+        if resized:
+            say("  verify    the position embedding was resized: both sides have the resized one")
+    theirs = {"PyTorch": _reference(tensors, file, pixels)}
+    if not model.num_keypoints:
+        encoder = vit.ViT(**model.backbone)
+        parameters = {"params": variables["params"]["backbone"]}
+        expert = jnp.int32(0) if model.experts else None
+        with jax.default_matmul_precision("highest"):
+            ours = {"features": encoder.apply(parameters, pixels.transpose(0, 2, 3, 1), train=False, expert=expert)}
     else:
-        try:
-            theirs["transformers"] = _transformers(variables, file, pixels.transpose(0, 3, 1, 2))
-        except ValueError as error:
-            say(f"  verify    without transformers: {error}")
+        with jax.default_matmul_precision("highest"):
+            ours = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, crops)
+        theirs |= _transformers(variables, file, source, pixels, say)
     good = True
-    for name, heatmaps in theirs.items():
-        for dataset, expected in heatmaps.items():
+    for name, maps in theirs.items():
+        for dataset, expected in maps.items():
             difference = float(np.abs(np.asarray(ours[dataset]).transpose(0, 3, 1, 2) - expected).max())
             height = float(np.abs(expected).max())
             good &= difference <= TOLERANCE * max(1.0, height)
-            say(f"  verify    {dataset}: heatmaps up to {height:.3g}, largest difference from {name} {difference:.2g}")
+            say(f"  verify    {dataset}: values up to {height:.3g}, largest difference from {name} {difference:.2g}")
     return good
 
 
-def _transformers(variables: Mapping, file: ModelFile, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def _transformers(
+    variables: Mapping, file: ModelFile, source: Source | None, pixels: np.ndarray, say: Callable[[str], None]
+) -> dict[str, dict[str, np.ndarray]]:
+    """{"transformers": {data set: heatmaps}}, or nothing and the reason said."""
+    if importlib.util.find_spec("transformers") is None:
+        say("  verify    transformers is not installed: compared with a transcription in PyTorch only")
+        return {}
+    try:
+        for dataset in decoder_order(file):
+            hugging_face.check(file, dataset)
+    except ValueError as error:
+        say(f"  verify    without transformers: {error}")
+        return {}
     import torch
     import transformers
 
-    heatmaps = {}
-    experts = list(file.settings.get("experts") or ())
     transformers.utils.logging.disable_progress_bar()
+    experts = list(file.settings.get("experts") or ())
+    resized = "resized_from_image_size" in file.provenance
+    original = source.folder if source is not None and not resized else None
+    heatmaps = {}
     for dataset in decoder_order(file):
         with tempfile.TemporaryDirectory() as place:
-            folder = pathlib.Path(place) / "model"
-            hugging_face.write(folder, variables, file, dataset)
+            folder = original
+            if folder is None:
+                folder = pathlib.Path(place) / "model"
+                hugging_face.write(folder, variables, file, dataset)
             model = transformers.VitPoseForPoseEstimation.from_pretrained(folder).eval()
         index = torch.full((len(pixels),), experts.index(dataset)) if experts else None
         with torch.no_grad():
             heatmaps[dataset] = model(torch.from_numpy(pixels), dataset_index=index).heatmaps.numpy()
-    return heatmaps
+    return {"transformers on the source" if original else "transformers on an export": heatmaps}
 
 
-def _reference(variables: Mapping, file: ModelFile, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def _reference(arrays: Mapping[str, np.ndarray], file: ModelFile, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """The original's forward pass, written down once more with PyTorch's own layers."""
     import torch
 
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in official_tensors(variables, file).items()}
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     fields = vitpose(**file.settings).backbone
     experts = list(file.settings.get("experts") or ())
-    heatmaps = {}
+    prefixes = rules.decoder_prefixes(decoder_order(file))
     with torch.no_grad():
-        for number, dataset in enumerate(decoder_order(file)):
+        if not prefixes:
+            expert = 0 if experts else None
+            return {"features": _encode(torch, tensors, fields, torch.from_numpy(pixels), expert).numpy()}
+        heatmaps = {}
+        for dataset, prefix in prefixes.items():
             expert = experts.index(dataset) if experts else None
             features = _encode(torch, tensors, fields, torch.from_numpy(pixels), expert)
-            prefix = "keypoint_head" if number == 0 else f"associate_keypoint_heads.{number - 1}"
             heatmaps[dataset] = _decode(torch, tensors, features, prefix).numpy()
-    return heatmaps
+        return heatmaps
 
 
 def _encode(torch: Any, tensors: Mapping[str, Any], fields: Mapping, pixels: Any, expert: int | None) -> Any:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,30 @@ def written_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_beside(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields an empty folder to write in, which becomes `folder` when all went well and is deleted otherwise.
+
+    `folder` must not exist, or be empty.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        partial.chmod(0o777 & ~_umask())
+        yield partial
+        if folder.is_dir():
+            folder.rmdir()  # empty, or this raises
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def copy(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -9,7 +9,6 @@ Orbax writes a step beside its place and renames it, so that an interrupted save
 import dataclasses
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from vitpose_jax import trees
+from vitpose_jax import interrupt, trees
+from vitpose_jax.data.files import folder_written_beside
 from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet, keypoint_set
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import state as train_state
@@ -211,32 +211,32 @@ def save_model(folder: str | os.PathLike, variables: Mapping[str, Any], model_fi
         variables: {"params", "batch_stats"} of float32 arrays.
         model_file: what makes them usable.
     """
-    folder = pathlib.Path(folder).resolve()
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with ocp.CheckpointManager(
+    state = {"step": np.array(0, np.int32), "params": variables["params"], "batch_stats": variables["batch_stats"]}
+    with (
+        folder_written_beside(pathlib.Path(folder).resolve()) as partial,
+        interrupt.held_back(),
+        ocp.CheckpointManager(
             epath.Path(partial) / FOLDER,
             options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
             item_handlers={"state": _frugal_handler(), "model": ocp.JsonCheckpointHandler()},
-        ) as manager:
-            state = {
-                "step": np.array(0, np.int32),
-                "params": variables["params"],
-                "batch_stats": variables["batch_stats"],
-            }
-            manager.save(
-                0,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=_FRUGAL_FILE_BYTES),
-                    model=ocp.args.JsonSave(model_file.as_json()),
-                ),
-            )
-        if folder.is_dir():
-            folder.rmdir()  # empty, or this raises
-        os.rename(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        ) as manager,
+    ):
+        manager.save(
+            0,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=_FRUGAL_FILE_BYTES),
+                model=ocp.args.JsonSave(model_file.as_json()),
+            ),
+        )
+
+
+def is_checkpoint(path: str | os.PathLike) -> bool:
+    """Whether `load_model` would find a checkpoint there."""
+    try:
+        _find(path)
+    except ValueError:
+        return False
+    return True
 
 
 def run_folder(step_path: str) -> pathlib.Path:
