@@ -3,7 +3,8 @@
     python eval.py --config configs/evaluate.py:coco --checkpoint CHECKPOINT
     python eval.py --config configs/evaluate.py:mpii,aic,ap10k --checkpoint CHECKPOINT
 
-A data set is expected in data/<name>; --config.datasets.<name>.dir=DIR says where else. Its name is its decoder's, too.
+A data set is expected in data/<name>; --config.datasets.<name>.dir=DIR says where else. Its name is its decoder's, too,
+but OCHuman's is COCO's; --config.datasets.<name>.decoder=NAME takes another.
 Not for training: there is no model here, eval.py takes it from the checkpoint.
 """
 

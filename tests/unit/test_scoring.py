@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import scipy.io
 
+from vitpose_jax.data.catalog import DATASETS
 from vitpose_jax.data.tables import Instances
 from vitpose_jax.evaluation import baseline, pck, speed
 from vitpose_jax.evaluation.coco_variants import WHOLEBODY_FIELDS
 from vitpose_jax.evaluation.results import Predictions
-from vitpose_jax.evaluation.scoring import HEADLINE, METRICS, MPII_FILE, check_boxes
+from vitpose_jax.evaluation.scoring import HEADLINE, METRICS, MPII_FILE, check_boxes, check_files
 from vitpose_jax.keypoints import KEYPOINT_SETS
 
 SETTINGS = {"suppression": "oks", "oks_threshold": 0.9, "min_keypoint_score": 0.2}
@@ -261,6 +262,15 @@ def test_metrics_that_pair_refuse_detected_boxes(kind):
     check_boxes("coco", "detections")
     with pytest.raises(ValueError, match=r"config\.eval\.boxes=annotations"):
         check_boxes(kind, "detections")
+
+
+def test_a_missing_mpii_file_is_noticed_before_anything_is_predicted(tmp_path):
+    split = _split(tmp_path, "mpii")
+    split.dataset = DATASETS["mpii"]
+    check_files(split)
+    split.other_files = ()
+    with pytest.raises(ValueError, match=f"was built without {MPII_FILE}"):
+        check_files(split)
 
 
 def test_pckh_counts_from_pixel_one_and_includes_the_threshold(tmp_path):

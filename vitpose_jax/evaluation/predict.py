@@ -15,7 +15,7 @@ from vitpose_jax.data.datasets import Split, detection_boxes
 from vitpose_jax.data.tables import Instances
 from vitpose_jax.evaluation import baseline
 from vitpose_jax.evaluation.results import SUPPRESSIONS, Evaluation, Predictions
-from vitpose_jax.evaluation.scoring import HEADLINE, METRICS, check_boxes
+from vitpose_jax.evaluation.scoring import HEADLINE, METRICS, check_boxes, check_files
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import sharding
@@ -79,7 +79,8 @@ class Evaluator:
         num_threads: threads of the input stream without workers.
 
     Raises:
-        ValueError: for a setting outside these, or if the model's decoder and the data set differ in keypoints.
+        ValueError: for a setting outside these, if the model's decoder and the data set differ in keypoints, or if the
+            split was built without a file that its metric needs.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Evaluator:
         sharding.check_batch_size(batch_size, mesh, name="config.eval.batch_size")
         check_decoder(model, split, dataset)
         check_boxes(split.dataset.metric, boxes)
+        check_files(split)
         self.split, self.dataset, self.model = split, dataset, model
         self.keypoint_set = split.keypoint_set
         self.instances = (

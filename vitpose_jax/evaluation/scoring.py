@@ -10,6 +10,7 @@ from 0, and score.
 """
 
 import functools
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,6 +46,12 @@ def check_boxes(metric: str, boxes: str) -> None:
         )
 
 
+def check_files(split: Split) -> None:
+    """Raises ValueError if a split was built without a file that its metric needs; asked before training, not after."""
+    if split.dataset.metric == "mpii":
+        _mpii_file(split)
+
+
 def _average_precision(
     metrics_of: Callable[..., dict[str, float]],
     predictions: Predictions,
@@ -69,18 +76,23 @@ def _average_precision(
 
 def _mpii(predictions: Predictions, split: Split, **_average_precision_settings: Any) -> Evaluation:
     """PCKh of the split's people; others of the evaluation file, on images that the builder left out, do not count."""
+    path = _mpii_file(split)
+    truth = pck.read_mpii_ground_truth(path)
+    rows, people = _paired(predictions, split)  # ids are places in the annotation file, and so in the evaluation file
+    if people.max(initial=-1) >= len(truth.points):
+        raise ValueError(f"{path} has {len(truth.points)} people, {split!r} more; it belongs to mpii_val.json")
+    truth = pck.MpiiGroundTruth(truth.points[people], truth.is_missing[people], truth.head_sizes[people])
+    return Evaluation(pck.pckh_metrics(predictions.keypoints[rows], truth), _paired_results(predictions, rows))
+
+
+def _mpii_file(split: Split) -> pathlib.Path:
     files = [path for path in split.other_files if path.name == MPII_FILE]
     if not files:
         raise ValueError(
             f"{split!r} was built without {MPII_FILE}, which holds the head boxes that PCKh is measured by; it belongs "
             "to mpii_val.json: put it beside that file and build the data set anew"
         )
-    truth = pck.read_mpii_ground_truth(files[0])
-    rows, people = _paired(predictions, split)  # ids are places in the annotation file, and so in the evaluation file
-    if people.max(initial=-1) >= len(truth.points):
-        raise ValueError(f"{files[0]} has {len(truth.points)} people, {split!r} more; it belongs to mpii_val.json")
-    truth = pck.MpiiGroundTruth(truth.points[people], truth.is_missing[people], truth.head_sizes[people])
-    return Evaluation(pck.pckh_metrics(predictions.keypoints[rows], truth), _paired_results(predictions, rows))
+    return files[0]
 
 
 def _interhand(predictions: Predictions, split: Split, **_average_precision_settings: Any) -> Evaluation:
