@@ -30,7 +30,7 @@ quickstart: $(VENV)/runtime
 	$(RUN) eval.py --config configs/quickstart.py --checkpoint runs/quickstart --mean_pose
 
 test: $(VENV)/test lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/test
 	$(RUN) -m pytest -m slow

@@ -22,6 +22,7 @@ from configs import command_line, common
 from vitpose_jax import draw
 from vitpose_jax.data import datasets
 from vitpose_jax.evaluation import published
+from vitpose_jax.evaluation.leaks import leaks
 from vitpose_jax.evaluation.predict import Evaluator
 from vitpose_jax.evaluation.results import write_results
 from vitpose_jax.evaluation.scoring import HEADLINE
@@ -61,35 +62,53 @@ def evaluate(
     if not sections:
         raise ValueError("no data set of this config has an eval_split: there is nothing to evaluate on")
 
+    # Everything that may be missing is missed before the first crop is predicted.
+    settings = {name: {**config.eval, **section.eval} for name, section in sections.items()}
+    evaluators, train_splits = {}, {}
+    for name, section in sections.items():
+        split = datasets.open_split(section.dir, section.eval_split)
+        _check_keypoints(name, section.decoder or name, split, loaded.file)
+        evaluators[name] = Evaluator(
+            loaded.model, split, mesh=mesh, dataset=section.decoder or name,
+            blur_kernel=loaded.file.codec["blur_kernel"], num_workers=config.input.num_workers,
+            num_threads=config.input.num_threads, **settings[name],
+        )  # fmt: skip
+        if mean_pose:
+            train_splits[name] = datasets.open_split(section.dir, section.train_split or section.eval_split)
+
     found: dict[str, dict[str, float]] = {}
     references: dict[str, dict[str, float]] = {}
     footnotes: list[str] = []
-    for name, section in sections.items():
-        settings = {**config.eval, **section.eval}
-        evaluator = Evaluator(
-            loaded.model, datasets.open_split(section.dir, section.eval_split), mesh=mesh,
-            dataset=section.decoder or name, blur_kernel=loaded.file.codec["blur_kernel"],
-            num_workers=config.input.num_workers, num_threads=config.input.num_threads, **settings,
-        )  # fmt: skip
+    for name, evaluator in evaluators.items():
         evaluation = evaluator(variables)
         found[name] = evaluation.metrics
         numbers, remarks = published.reference(
-            loaded.file.provenance, evaluator.split, image_size=loaded.model.image_size, settings=settings
+            loaded.file.provenance, evaluator.split, image_size=loaded.model.image_size, settings=settings[name]
         )
         if numbers:
             references[name] = numbers
             footnotes += remarks
+        footnotes += leaks(loaded.file.datasets, evaluator.split.dataset.name, evaluator.split.name)
         write_results(folder / f"results_{name}.json", evaluation.results)
         draw.save_image(folder / f"predictions_{name}.jpg", evaluator.picture(variables))
         if mean_pose:
-            train_split = datasets.open_split(section.dir, section.train_split)
-            found[f"{name} (mean pose)"] = evaluator.mean_pose(train_split).metrics
+            found[f"{name} (mean pose)"] = evaluator.mean_pose(train_splits[name]).metrics
+        _write_table(folder / "eval.json", found)
     print_metrics(found, references, footnotes=footnotes)
-    _write_table(folder / "eval.json", found)
     print(f"metrics:  {folder / 'eval.json'}")
     for name in sections:
         print(f"results:  {folder / f'results_{name}.json'}\npicture:  {folder / f'predictions_{name}.jpg'}")
     return found
+
+
+def _check_keypoints(name: str, decoder: str, split: datasets.Split, file: checkpoint.ModelFile) -> None:
+    """Raises ValueError unless a decoder predicts, in this order, the keypoints that a data set annotates."""
+    predicted, annotated = file.keypoint_set(decoder), split.keypoint_set
+    if (predicted.names, set(predicted.swap)) != (annotated.names, set(annotated.swap)):
+        raise ValueError(
+            f"{name}: the checkpoint's decoder {decoder!r} predicts {predicted.names}, {split!r} annotates "
+            f"{annotated.names}"
+        )
 
 
 def _write_table(path: pathlib.Path, found: dict[str, dict[str, float]]) -> None:
@@ -115,7 +134,7 @@ def main(argv: list[str]) -> None:
     try:
         evaluate(flags.FLAGS.config, str(flags.FLAGS.checkpoint), flags.FLAGS.workdir, mean_pose=flags.FLAGS.mean_pose)
     except KeyboardInterrupt:
-        print("eval.py: interrupted; nothing was written")
+        print("eval.py: interrupted; what was evaluated before is written")
         raise SystemExit(130) from None
     except (ValueError, OSError) as error:
         raise SystemExit(f"eval.py: {error}") from error

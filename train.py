@@ -26,6 +26,7 @@ from configs import command_line, common
 from vitpose_jax import draw, interrupt, keypoints
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.data.augment import Augment
+from vitpose_jax.evaluation.leaks import leaks
 from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.models.vitpose import ViTPose, vitpose
@@ -39,12 +40,6 @@ STEPS_AHEAD = 2  # updates that may be under way on the device before the host l
 # Smallest values of the loop's own settings.
 LEAST = {
     "batch_size": 1, "epochs": 1, "log_every_steps": 1, "eval_every_epochs": 0, "save_every_steps": 0, "keep_last": 1,
-}  # fmt: skip
-
-# (trained on, evaluated on): why the result does not count. Names are those of the data sets' rows in `DATASETS`.
-LEAKS = {
-    ("crowdpose", "coco"): "CrowdPose's training images include images of COCO val2017, at least 181 of them byte for "
-    "byte (ViTPose issue 24): results on COCO val are no longer comparable with those of models trained without it",
 }  # fmt: skip
 
 
@@ -90,7 +85,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
     )
     evaluators = make_evaluators(config, model, mesh)
-    warn_of_leaks(sources, evaluators)
+    trained = {source.split.dataset.name for source in sources.values()}
+    for evaluator in evaluators.values():
+        print(*leaks(trained, evaluator.split.dataset.name, evaluator.split.name), sep="\n", end="")
 
     model_file = checkpoint.ModelFile(
         settings=config.model.to_dict(),
@@ -181,6 +178,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         if not config.init_from.path:
             raise ValueError("this config has no model of its own: set config.init_from.path or config.model.size")
         known = {**known, **checkpoint.load_model(config.init_from.path).file.settings}
+        if not config.model.experts:
+            known = {**known, "part_features": None}  # a plain model; transfer.init_from says what to do
     with config.unlocked():
         config.model.update({name: known[name] for name, value in config.model.items() if value is None})
         for name, count in config.model.num_keypoints.items():
@@ -209,15 +208,6 @@ def open_sources(config: ml_collections.ConfigDict, model: ViTPose) -> dict[str,
     if not sources:
         raise ValueError("no data set of this config has a train_split: there is nothing to train on")
     return sources
-
-
-def warn_of_leaks(sources: Mapping[str, pipeline.TrainSource], evaluators: Mapping[str, Evaluator]) -> None:
-    """Says so when a data set that is trained on shares images with one that is evaluated on."""
-    trained = {source.split.dataset.name for source in sources.values()}
-    evaluated = {evaluator.split.dataset.name for evaluator in evaluators.values()}
-    for (one, other), reason in LEAKS.items():
-        if one in trained and other in evaluated:
-            print(f"warning: training on {one}, evaluating on {other}: {reason}")
 
 
 def make_evaluators(config: ml_collections.ConfigDict, model: ViTPose, mesh: jax.sharding.Mesh) -> dict[str, Evaluator]:

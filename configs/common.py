@@ -212,7 +212,9 @@ def dataset(data_dir: str) -> ConfigDict:
     section.train_split = "train"  # "" does not train on it
     section.eval_split = "val"  # "" does not evaluate on it
     section.decoder = config_dict.placeholder(str)  # whose decoder predicts when evaluating; None: its own
-    section.weight = config_dict.placeholder(float)  # share of the training stream; None: its number of instances
+    section.weight = config_dict.placeholder(
+        float
+    )  # relative to the other sets' weights; None, of all or of none: its number of instances
     section.augment = ConfigDict()  # what replaces settings of config.augment for this data set
     section.eval = ConfigDict()  # what replaces settings of config.eval for this data set
     return section

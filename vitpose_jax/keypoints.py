@@ -6,6 +6,7 @@ The published sets are the files of `keypoint_sets/`; a set of one's own is a fi
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -63,6 +64,9 @@ class KeypointSet:
                 raise ValueError(
                     f"keypoint set {self.name!r}: {field} needs {expected} entries, not {len(getattr(self, field))}"
                 )
+
+        if any(not 0 < sigma < math.inf for sigma in self.sigmas):
+            raise ValueError(f"keypoint set {self.name!r}: sigmas need to be finite and above 0, not {self.sigmas}")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -91,7 +91,7 @@ FAULTY_ANNOTATIONS = {
     "NaN box": (_set("bbox", [float("nan"), 1, 2, 3]), "bbox holds NaN"),
     "box of three": (_set("bbox", [1, 2, 3]), "3 numbers instead of 4"),
     "box of words": (_set("bbox", "left"), "not a list of numbers"),
-    "null area": (_set("area", None), "area holds NaN"),
+    "null area": (_set("area", None), "its area is None, not a list of numbers"),
     "visibility 3": (_set("keypoints", [1, 1, 3] * 17), "visibilities"),
     "twice the same id": (lambda content: content["annotations"].append(content["annotations"][0]), "the same id"),
     "no object": (lambda content: content["annotations"].append(7), "an object is needed"),

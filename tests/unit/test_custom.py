@@ -109,6 +109,8 @@ FAULTS = {
     "corners for a box": (lambda c: first(c).update(bbox=[50, 42, 60, 52]), "x, y, width, height"),
     "box left of the image": (lambda c: first(c).update(bbox=[-9, 12, 40, 30]), "outside of the image"),
     "empty box": (lambda c: first(c).update(bbox=[10, 12, 0, 30]), "no extent"),
+    "no area": (lambda c: first(c).update(area=-5), "its area is -5"),
+    "numbers in quotes": (lambda c: first(c).update(bbox=["10", "12", "40", "30"]), "not a list of numbers"),
     "words for keypoints": (lambda c: first(c).update(keypoints="mouth"), "not a list of numbers"),
 }
 

@@ -74,8 +74,9 @@ def assert_same(batches, expected):
 
 @pytest.fixture(params=["one source", "a mix"])
 def sources(request, train, smaller):
-    one = [pipeline.TrainSource(train, Augment())]
-    return one if request.param == "one source" else [*one, pipeline.TrainSource(smaller, Augment(flip_prob=0.2), 4.0)]
+    if request.param == "one source":
+        return [pipeline.TrainSource(train, Augment())]
+    return [pipeline.TrainSource(train, Augment(), 10.0), pipeline.TrainSource(smaller, Augment(flip_prob=0.2), 4.0)]
 
 
 def test_batches_depend_on_seed_and_step_alone(sources):
@@ -218,6 +219,7 @@ def test_arguments_that_do_not_fit(train, val):
     for sources, arguments, words in (
         ([], {}, "at least one source"),
         ([dataclasses.replace(source, weight=0.0)], {}, "weight above 0"),
+        ([dataclasses.replace(source, weight=0.2), source], {}, "give every data set one, or none"),
         ([dataclasses.replace(source, split=dataclasses.replace(train, instances=empty))], {}, "needs instances"),
         ([source], {"batch_size": 3, "process_count": 2}, "multiple of the 2 processes"),
         ([source], {"process_index": 1}, "process_index"),

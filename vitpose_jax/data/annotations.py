@@ -110,9 +110,12 @@ def numbers(entry: Any, key: str, count: int) -> np.ndarray:
     """float64 [count]: finite numbers of an entry."""
     value = field_of(entry, key)
     try:
-        found = np.array(value, np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        raise ValueError(f"its {key} is {value!r:.80}, not a list of numbers") from None
+        found = np.array(value)
+    except ValueError:
+        found = np.array(None)
+    if found.dtype.kind not in "iuf":
+        raise ValueError(f"its {key} is {value!r:.80}, not a list of numbers")
+    found = found.astype(np.float64).reshape(-1)
     if len(found) != count:
         raise ValueError(f"its {key} has {len(found)} numbers instead of {count}")
     if not np.isfinite(found).all():

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vitpose_jax.data.annotations import Annotations
+from vitpose_jax.data.annotations import Annotations, numbers
 from vitpose_jax.data.catalog import Dataset, SplitFiles
 from vitpose_jax.data.coco_format import check_coco, clean_box, parse_coco
 from vitpose_jax.data.files import read_json
@@ -159,7 +159,8 @@ def _read(path: pathlib.Path, keypoint_set: KeypointSet, *, part: tuple[str, flo
 
 def _check_names(content: Mapping[str, Any], path: pathlib.Path, keypoint_set: KeypointSet) -> None:
     """Annotation files may name their keypoints; then the names decide whether the two files belong together."""
-    used = {entry.get("category_id") for entry in content["annotations"] if isinstance(entry, dict)}
+    named = [entry.get("category_id") for entry in content["annotations"] if isinstance(entry, dict)]
+    used = {category_id for category_id in named if type(category_id) is int}
     categories = content.get("categories")
     for category in categories if isinstance(categories, list) else []:
         names = category.get("keypoints") if isinstance(category, dict) and category.get("id") in used else None
@@ -213,7 +214,9 @@ def _check_annotation(entry: Mapping[str, Any], image_size: tuple[int, int]) -> 
     if not entry["num_keypoints"]:
         raise ValueError("all of its keypoints are invisible (visibility 0)")
     height, width = image_size
-    x, y, w, h = entry["bbox"]
+    if entry.get("area", 1) <= 0:
+        raise ValueError(f"its area is {entry['area']}")
+    x, y, w, h = numbers(entry, "bbox", 4)
     inside = min(x, y) >= -_BORDER_PX and x + w <= width + _BORDER_PX and y + h <= height + _BORDER_PX
     if not inside or clean_box(np.array([x, y, w, h], np.float64), image_size) is None:
         raise ValueError(

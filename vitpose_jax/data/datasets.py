@@ -162,7 +162,8 @@ def detection_boxes(split: Split, path: str | pathlib.Path | None = None, *, sco
     path = path or split.detection_file
     if path is None:
         raise ValueError(
-            f"{split!r} was built without detector boxes; name a file with them, or use the annotated boxes"
+            f"{split!r} was built without detector boxes; name a file with them (config.eval.detections_file=FILE) or "
+            "use the annotated ones (config.eval.boxes=annotations)"
         )
     path = pathlib.Path(path)
     if not path.is_file():

@@ -95,6 +95,12 @@ def train_stream(
         raise ValueError(f"seed and start_step are 0 or more, not {seed} and {start_step}")
     rows = _rows_per_process(batch_size, process_index, process_count)
     num_keypoints = max(len(source.split.keypoint_set) for source in sources)
+    unweighted = [source.split for source in sources if source.weight is None]
+    if 0 < len(unweighted) < len(sources):
+        raise ValueError(
+            "weights are relative to each other: give every data set one, or none (then numbers of instances count); "
+            f"without one are {', '.join(map(repr, unweighted))}"
+        )
     parts, weights = [], []
     for index, source in enumerate(sources):
         weight = len(source.split) if source.weight is None else source.weight

@@ -14,6 +14,7 @@ from vitpose_jax.training import checkpoint
 from vitpose_jax.training import state as train_state
 
 _POS_EMBED = "backbone/pos_embed"
+_EXPERTS = "backbone/blocks/mlp/experts"
 _MLP = "params/backbone/blocks/mlp"
 
 
@@ -53,6 +54,7 @@ def init_from(
         raise ValueError(f"init_from.fresh: {error.pattern!r} is no regular expression: {error}") from error
     result = {}
     theirs, expanded = expand_into_experts(trees.flatten(source.variables), model)
+    _experts_by_name(theirs, source.model, model, patterns)
     used_patterns = set()
     other_grid = source.model.patch_grid != model.patch_grid
     for path_, leaf in trees.flatten(initial).items():
@@ -82,6 +84,22 @@ def init_from(
             '--config.init_from.fresh=("decoders/.*",), or choose a fitting checkpoint:\n' + "\n".join(faults)
         )
     return {"batch_stats": {}} | trees.unflatten(result), report
+
+
+def _experts_by_name(theirs: dict[str, Any], source: ViTPose, model: ViTPose, fresh: Sequence[re.Pattern[str]]) -> None:
+    """Puts the experts of a checkpoint into this model's order: an expert belongs to a data set, not to a place."""
+    starts_fresh = all(any(p.fullmatch(f"{_EXPERTS}/{leaf}") for p in fresh) for leaf in ("kernel", "bias"))
+    if not source.experts or source.experts == model.experts or starts_fresh:
+        return
+    if set(source.experts) != set(model.experts):
+        raise ValueError(
+            f"init_from: the checkpoint has the experts {source.experts}, this run {model.experts}; they need to be of "
+            f'the same data sets, or start fresh: --config.init_from.fresh=("{_EXPERTS}/.*", …)'
+        )
+    order = [source.experts.index(name) for name in model.experts]
+    for leaf in ("kernel", "bias"):
+        path = f"params/{_EXPERTS}/{leaf}"
+        theirs[path] = np.asarray(theirs[path])[:, order]
 
 
 def expand_into_experts(variables: Mapping[str, Any], model: ViTPose) -> tuple[dict[str, Any], set[str]]:
