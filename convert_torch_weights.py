@@ -7,8 +7,8 @@
     python convert_torch_weights.py --input DIR --merge --output DIR          and back
 
 --input is an official .pth file, one of mmpose 1.x, of easy_ViTPose or of masked-autoencoder pre-training, a folder of
-Hugging Face transformers, or a checkpoint of this project. Exit codes: 0 done, 1 --verify found a difference, 2 no model
-in it or a wrong option, 130 interrupted.
+Hugging Face transformers, or a checkpoint of this project. Exit codes: 0 done, 1 --verify found a difference, 2 wrong
+option or no model in it, 130 interrupted.
 """
 
 import sys

@@ -196,5 +196,18 @@ def test_a_stop_leaves_nothing_behind(delay, tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["file.pth"] or (names == ["file.pth", "out"] and process.returncode == 0), error
-    assert (process.returncode in (0, 130, -signal.SIGINT) and b"Traceback" not in error) or delay < 1
+    done = process.returncode == 0
+    assert names == (["file.pth", "out"] if done else ["file.pth"]), error
+    assert done or process.returncode in (130, -signal.SIGINT)
+    assert delay < 1 or b"Traceback" not in error  # before that Python itself is starting
+
+
+def test_the_command_itself(files, tmp_path):
+    command = [sys.executable, str(ROOT / "convert_torch_weights.py")]
+    done = subprocess.run(
+        [*command, "--input", str(files / "plain"), "--to-torch", str(tmp_path / "out.pth")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "written:" in done.stdout
+    wrong = subprocess.run([*command, "--input", "nowhere", "--output", str(tmp_path / "x")], cwd=ROOT, check=False)
+    assert wrong.returncode == 2
