@@ -87,7 +87,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     evaluators = make_evaluators(config, model, mesh)
     trained = {source.split.dataset.name for source in sources.values()}
     for evaluator in evaluators.values():
-        print(*leaks(trained, evaluator.split.dataset.name, evaluator.split.name), sep="\n", end="")
+        for sentence in leaks(trained, evaluator.split.dataset.name, evaluator.split.name):
+            print(sentence)
 
     model_file = checkpoint.ModelFile(
         settings=config.model.to_dict(),

@@ -4,15 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+import transformers
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from tests import tolerances  # noqa: E402
-from vitpose_jax import codec, geometry  # noqa: E402
-from vitpose_jax.convert.command import main  # noqa: E402
-from vitpose_jax.models import vit  # noqa: E402
-from vitpose_jax.training import checkpoint  # noqa: E402
+from tests import tolerances
+from vitpose_jax import codec, geometry
+from vitpose_jax.convert.command import main
+from vitpose_jax.models import vit
+from vitpose_jax.training import checkpoint
 
 SIZES = {
     "tiny": {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6},

@@ -3,16 +3,15 @@
 import json
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import eval as eval_script  # noqa: E402
-from configs import common  # noqa: E402
-from tests import torch_files  # noqa: E402
-from train import train  # noqa: E402
-from vitpose_jax.convert import layouts  # noqa: E402
-from vitpose_jax.convert.command import main  # noqa: E402
-from vitpose_jax.training import checkpoint  # noqa: E402
+import eval as eval_script
+from configs import common
+from tests import torch_files
+from train import train
+from vitpose_jax.convert import layouts
+from vitpose_jax.convert.command import main
+from vitpose_jax.training import checkpoint
 
 
 @pytest.fixture

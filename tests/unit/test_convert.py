@@ -9,17 +9,16 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import vitpose_jax  # noqa: E402
-from tests import tolerances, torch_files  # noqa: E402
-from tests.torch_files import SAID, TINY, official, save  # noqa: E402
-from vitpose_jax.convert import layouts, rules, verify  # noqa: E402
-from vitpose_jax.convert.command import main  # noqa: E402
-from vitpose_jax.models import vitpose  # noqa: E402
-from vitpose_jax.training import checkpoint  # noqa: E402
-from vitpose_jax.training.state import variable_shapes  # noqa: E402
+import vitpose_jax
+from tests import tolerances, torch_files
+from tests.torch_files import SAID, TINY, official, save
+from vitpose_jax.convert import layouts, rules, verify
+from vitpose_jax.convert.command import main
+from vitpose_jax.models import vitpose
+from vitpose_jax.training import checkpoint
+from vitpose_jax.training.state import variable_shapes
 
 
 def converted(path: pathlib.Path, folder: pathlib.Path, *extra: str) -> checkpoint.LoadedModel:

@@ -12,15 +12,15 @@ import time
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 
-torch = pytest.importorskip("torch")
-
-from tests import torch_files  # noqa: E402
-from tests.torch_files import PLUS, SAID, official, save  # noqa: E402
-from vitpose_jax.convert import layouts  # noqa: E402
-from vitpose_jax.convert.command import main  # noqa: E402
-from vitpose_jax.data.datasets import DATASETS  # noqa: E402
-from vitpose_jax.training import checkpoint  # noqa: E402
+from tests import torch_files
+from tests.torch_files import PLUS, SAID, official, save
+from vitpose_jax.convert import layouts
+from vitpose_jax.convert.command import main
+from vitpose_jax.data.datasets import DATASETS
+from vitpose_jax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -148,7 +148,6 @@ def test_averaged_weights_in_their_own_entry(files, tmp_path):
 
 
 def test_a_tensor_file_is_read_with_the_config_beside_it(tmp_path, capsys):
-    transformers = pytest.importorskip("transformers")
     fields = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 8, "image_size": (64, 48)}
     backbone = transformers.VitPoseBackboneConfig(**fields, out_indices=[2])
     config = transformers.VitPoseConfig(backbone_config=backbone, num_labels=17)
@@ -211,3 +210,17 @@ def test_the_command_itself(files, tmp_path):
     assert done.returncode == 0 and "written:" in done.stdout
     wrong = subprocess.run([*command, "--input", "nowhere", "--output", str(tmp_path / "x")], cwd=ROOT, check=False)
     assert wrong.returncode == 2
+
+
+def test_a_failing_save_leaves_nothing_behind(files, tmp_path, monkeypatch):
+    def full_disk(*_arguments, **_keywords):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", full_disk)
+    assert run("--input", files / "plain.pth", "--output", tmp_path / "out", *SAID) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_this_project_is_resized_too(files, tmp_path):
+    assert run("--input", files / "plain", "--output", tmp_path / "out", "--image-size", 96, 64) == 0
+    assert checkpoint.load_model(tmp_path / "out").model.image_size == (96, 64)

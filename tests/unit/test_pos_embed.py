@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tests import tolerances
 from vitpose_jax.models import pos_embed
@@ -9,7 +10,6 @@ from vitpose_jax.models import pos_embed
 
 @pytest.mark.parametrize("old, new", [((14, 14), (16, 12)), ((16, 12), (24, 18)), ((16, 12), (5, 7))])
 def test_equal_to_torch(old, new):
-    torch = pytest.importorskip("torch")
     embedding = np.random.default_rng(0).standard_normal((1, 1 + old[0] * old[1], 8)).astype(np.float32)
     grid = torch.from_numpy(embedding[:, 1:]).reshape(1, *old, 8).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
