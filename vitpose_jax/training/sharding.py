@@ -8,9 +8,12 @@ A batch is split over data and fsdp. Only the three numbers change from a laptop
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vitpose_jax import trees
@@ -51,30 +54,74 @@ MESH_AXIS_OF: dict[str | None, str | None] = {
 }
 
 
-def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of all devices of all processes.
 
     Args:
-        data: replicas; one of the three may be -1 and takes the devices that the others leave.
+        data: replicas. One of the three numbers may be -1 and takes the devices that the others leave. If data and
+            fsdp both are, fsdp takes the devices of one host and data the hosts: a model that does not fit one device
+            runs with these numbers on any number of them.
         fsdp: ways that parameters are split.
         tensor: ways that heads and FFN features are split.
+        devices: of a described topology; None for those that are there.
 
     Raises:
-        ValueError: if the product is not the number of devices.
+        ValueError: if the product is not the number of devices, or data cannot be split over the slices.
     """
+    devices = list(jax.devices() if devices is None else devices)
     shape = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    if data == fsdp == -1 and tensor > 0:
+        shape["fsdp"] = max(1, sum(_host(device) == _host(devices[0]) for device in devices) // tensor)
     free = [axis for axis, size in shape.items() if size == -1]
     wrong = {axis: size for axis, size in shape.items() if size < 1 and size != -1}
-    devices = jax.device_count()
     known = math.prod(size for size in shape.values() if size != -1)
-    if len(free) > 1 or wrong or (devices % known if free else devices != known):
+    if len(free) > 1 or wrong or (len(devices) % known if free else len(devices) != known):
         raise ValueError(
-            f"mesh {shape} does not fit {devices} device(s): the product of its axes must be {devices}; at most one of "
-            "them may be -1 and takes what the others leave"
+            f"mesh {shape} does not fit {len(devices)} device(s): the product of its axes must be {len(devices)}; one "
+            "of them may be -1 and takes what the others leave"
         )
     if free:
-        shape[free[0]] = devices // known
-    return jax.make_mesh(tuple(shape.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+        shape[free[0]] = len(devices) // known
+    sizes = (shape["data"], shape["fsdp"], shape["tensor"])
+    return Mesh(arrange(sizes, devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices in the shape of a mesh, so that the axis `data` runs over the slowest links there are.
+
+    Several TPU slices each hold whole rows of `data`, and within a slice the mesh follows the torus. Other devices are
+    taken host by host: neighbours in `tensor`, then in `fsdp`, share a host as far as a host has devices.
+
+    Raises:
+        ValueError: if data is no multiple of the number of slices.
+    """
+    if devices[0].platform != "tpu":
+        ordered = sorted(devices, key=lambda device: (_host(device), device.process_index, device.id))
+        return np.array(ordered, dtype=object).reshape(shape)
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:  # one slice may not be numbered
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    data, *within = shape
+    if data % len(slices):
+        raise ValueError(
+            f"mesh data = {data} cannot be split over {len(slices)} slices: only data goes across slices, make it a "
+            f"multiple of {len(slices)}, fsdp x tensor a divisor of the {len(devices) // len(slices)} devices of one"
+        )
+    return np.concatenate([_on_torus((data // len(slices), *within), members) for _, members in sorted(slices.items())])
+
+
+def _on_torus(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    for split_axes in (False, True):
+        try:
+            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=split_axes)
+        except (NotImplementedError, AssertionError):  # no product of the torus' axes; cores of a chip listed apart
+            continue
+    return np.array(devices, dtype=object).reshape(shape)
+
+
+def _host(device: jax.Device) -> int:
+    # GPUs joined by fast links share a slice_index, though each may have a process of its own.
+    return getattr(device, "slice_index", device.process_index) if device.platform == "gpu" else device.process_index
 
 
 def param_specs(params: Any) -> dict[str, PartitionSpec]:
