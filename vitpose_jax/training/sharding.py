@@ -7,8 +7,9 @@
 A batch is split over data and fsdp. Only the three numbers change from a laptop core to a pod.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,9 +18,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vitpose_jax import trees
+from vitpose_jax.models.placement import CROPS
 
 MESH_AXES = ("data", "fsdp", "tensor")
-BATCH_SPEC = PartitionSpec(("data", "fsdp"))
+BATCH_SPEC = PartitionSpec(CROPS)
 
 # Path to logical axes, one name or None per dimension.
 LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -122,6 +124,17 @@ def _on_torus(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarr
 def _host(device: jax.Device) -> int:
     # GPUs joined by fast links share a slice_index, though each may have a process of its own.
     return getattr(device, "slice_index", device.process_index) if device.platform == "gpu" else device.process_index
+
+
+def on_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """The function that is jitted instead of `function`, so that its activations are split over the mesh too."""
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
 
 
 def param_specs(params: Any) -> dict[str, PartitionSpec]:
