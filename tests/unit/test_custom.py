@@ -13,6 +13,7 @@ import pytest
 from tests.coco_folder import detections_of, edit
 from vitpose_jax.data import build as builder
 from vitpose_jax.data import custom, datasets
+from vitpose_jax.data.augment import Augment
 from vitpose_jax.data.report import REPORT_PICTURE, REPORT_TEXT
 from vitpose_jax.evaluation.coco import coco_metrics
 from vitpose_jax.keypoints import KEYPOINT_SETS, keypoint_set, load_keypoint_set, reference
@@ -111,6 +112,22 @@ FAULTS = {
     "empty box": (lambda c: first(c).update(bbox=[10, 12, 0, 30]), "no extent"),
     "no area": (lambda c: first(c).update(area=-5), "its area is -5"),
     "numbers in quotes": (lambda c: first(c).update(bbox=["10", "12", "40", "30"]), "not a list of numbers"),
+    "keypoint beyond the image": (
+        lambda c: first(c)["keypoints"].__setitem__(slice(0, 2), [12, 69]),
+        "its keypoint 'mouth' at (12, 69) is 9 pixels outside of the image of 80 x 60",
+    ),
+    "keypoint left of the image": (lambda c: first(c)["keypoints"].__setitem__(0, -9), "9 pixels outside of the image"),
+    "keypoint at the origin": (
+        lambda c: (first(c).update(bbox=[50, 40, 20, 10]), first(c).update(keypoints=[51, 41, 2, 0, 0, 1] + [0] * 6)),
+        "its keypoint 'left_fin' at (0, 0) is 50 pixels outside of its bbox [50, 40, 20, 10]; keypoints are x, y, vis",
+    ),
+    "centre for a corner": (
+        lambda c: first(c).update(bbox=[40, 27, 40, 30], keypoints=[21, 15, 2, 25, 14, 1, 20, 40, 2, 0, 0, 0]),
+        "3 of its 3 labelled keypoints are far outside of its bbox [40, 27, 40, 30]",
+    ),
+    "crowd in quotes": (lambda c: first(c).update(iscrowd="0"), "its iscrowd is '0'; it needs to be 0 or 1"),
+    "crowd of two": (lambda c: first(c).update(iscrowd=2), "its iscrowd is 2; it needs to be 0 or 1"),
+    "crowd unknown": (lambda c: first(c).update(iscrowd=None), "its iscrowd is None"),
     "words for keypoints": (lambda c: first(c).update(keypoints="mouth"), "not a list of numbers"),
 }
 
@@ -138,6 +155,52 @@ def test_crowds_are_no_fault_and_no_instance(source, out):
     assert split.instances.annotation_id.tolist() == [11, 20, 21]
     nobody = detections_of(split.instances.take(slice(0)))
     assert coco_metrics(split.annotation_file, nobody, sigmas=split.keypoint_set.sigmas)["AR"] == 0
+
+
+SOUND = {
+    "a little outside of box and image": {
+        "bbox": [0, 12, 40, 30],
+        "keypoints": [-7, 20, 2, 20, 65, 1, 20, 40, 2, 0, 0, 0],
+    },
+    "a limb outside of the box": {"bbox": [10, 12, 20, 10], "keypoints": [12, 13, 2, 49, 14, 1, 20, 15, 2, 0, 0, 0]},
+    "not labelled, but with coordinates": {"keypoints": [12, 20, 2, 20, 14, 1, -500, 900, 0, 999, 999, 0]},
+    "not one of two far": {"bbox": [10, 12, 20, 10], "keypoints": [12, 13, 2, 39, 14, 1, 0, 0, 0, 0, 0, 0]},
+    "no crowd": {"iscrowd": False},
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_what_labelling_tools_and_people_do_is_no_fault(source, out, case):
+    edit(source / TRAIN, lambda content: first(content).update(SOUND[case]))
+    assert run(source, out, "--splits", "train") == 0
+    assert datasets.open_split(out, "train").instances.annotation_id[0] == 10
+
+
+def test_mixed_up_coordinates_of_published_labels_are_found(samples_dir, tmp_path):
+    """Real people pass, but for one whose box is wrong; the same ones in another order or with other boxes do not."""
+
+    def swap(entry):
+        points = np.array(entry["keypoints"]).reshape(-1, 3)[:, [1, 0, 2]]
+        return {"keypoints": points.ravel().tolist()}
+
+    def centre(entry):
+        x, y, w, h = entry["bbox"]
+        return {"bbox": [x + w / 2, y + h / 2, w, h]}
+
+    def corners(entry):
+        x, y, w, h = entry["bbox"]
+        return {"bbox": [x, y, x + w, y + h]}
+
+    content = json.loads((samples_dir / "coco_eval_only/person_keypoints_val2017.json").read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if any(entry["keypoints"])]
+    reader = custom.custom_dataset(KEYPOINT_SETS["coco"]).read
+    counts = {}
+    for name, change in (("right", lambda _: {}), ("swapped", swap), ("centre", centre), ("corners", corners)):
+        entries = [{**entry, **change(entry)} for entry in content["annotations"]]
+        (tmp_path / f"{name}.json").write_text(json.dumps({**content, "annotations": entries}))
+        counts[name] = len(reader(tmp_path / f"{name}.json", KEYPOINT_SETS["coco"]).faults) / len(entries)
+    assert counts["right"] < 0.002
+    assert min(counts[name] for name in ("swapped", "centre", "corners")) > 0.5, counts
 
 
 @pytest.mark.parametrize("path", ["/nowhere/train0.jpg", r"D:\labels\train0.jpg"])
@@ -206,10 +269,47 @@ def test_a_part_of_the_images_is_held_out(source, out, tmp_path):
         listed = json.loads(split.annotation_file.read_text())
         assert sorted(entry["id"] for entry in listed["images"]) == sorted(split.images.image_id)
         assert {entry["image_id"] for entry in listed["annotations"]} == set(split.images.image_id.tolist())
+    assert "is 2 of 5 images with annotations of annotations/train.json: --val-fraction 0.4" in one_line(out)
+    assert "drawn at random with seed 0" in one_line(out)
     assert run(source, out, "--val-fraction", "0.5") == 1  # another set
     edit(source / TRAIN, lambda content: content["images"].reverse())
     assert run(source, tmp_path / "again", "--val-fraction", "0.4") == 0
     assert set(datasets.open_split(tmp_path / "again", "val").images.image_id) == set(val.images.image_id)
+
+
+def one_line(out):
+    return " ".join((out / REPORT_TEXT).read_text().split())
+
+
+def test_only_images_with_annotations_are_held_out(source, out):
+    def mostly_empty(content):
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in (2, 4)]
+        content["annotations"].append({"id": 99, "image_id": 5, "category_id": 3, "iscrowd": 1})
+
+    edit(source / TRAIN, mostly_empty)
+    assert run(source, out, "--val-fraction", "0.5") == 0
+    train, val = (datasets.open_split(out, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (2, 2)
+    assert {*train.images.image_id, *val.images.image_id} == {2, 4}
+
+
+def test_small_sets_have_half_body_views():
+    """More than half of the keypoints, as with COCO's 17, and never more than COCO's 8."""
+    for count, enough in ((1, 0), (4, 2), (8, 4), (17, 8), (133, 8)):
+        names = [f"p{index}" for index in range(count)]
+        made = keypoint_set("x", {"names": names, "swap": [], "skeleton": [], "upper_body": names[: count // 2 + 1]})
+        augment = Augment(**{**custom.custom_dataset(made).augment_defaults, "half_body_prob": 1.0})
+        assert augment.half_body_min_keypoints == enough
+        points = np.array([[10.0 * index, 5.0 * index, 1.0] for index in range(count)], np.float32)
+        view = augment.sample(
+            [50, 50, 300, 300], points, image_width=400, aspect_ratio=1.0, keypoint_set=made,
+            rng=np.random.default_rng(0),
+        )  # fmt: skip
+        unchanged = Augment(half_body_prob=0.0).sample(
+            [50, 50, 300, 300], points, image_width=400, aspect_ratio=1.0, keypoint_set=made,
+            rng=np.random.default_rng(0),
+        )  # fmt: skip
+        assert (view.box_cxcywh[:2] == unchanged.box_cxcywh[:2]).all() == (count == 1)
 
 
 def test_a_changed_keypoint_file_is_another_build(source, out, tmp_path, capsys):
@@ -240,7 +340,11 @@ def test_options_that_do_not_fit(capsys, arguments, words):
 def test_without_annotations_to_evaluate_on(source, out, capsys):
     (source / VAL).unlink()
     assert run(source, out) == 0
-    assert "without the split 'val'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "without the split 'val'" in said
+    assert "--val-fraction 0.1" in one_line(out) and '--config.datasets.custom.eval_split=""' in one_line(out)
+    assert run(source, out.with_name("all"), "--val", TRAIN) == 0  # any file will do
+    assert "There is no split" not in one_line(out.with_name("all"))
 
 
 def test_a_broken_source_leaves_nothing_behind(source, out, monkeypatch):
