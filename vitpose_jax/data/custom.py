@@ -128,7 +128,7 @@ def notes(files: CustomFiles, images: Mapping[str, int]) -> list[str]:
     return [
         f"The split 'val' is {images['val']}{of} images with annotations of {files.train}: --val-fraction "
         f"{files.val_fraction:g}, drawn at random with seed {SPLIT_SEED}. If images resemble each other, as a video's "
-        "do, the metric looks better than it is: divide the file yourself then, and give its parts as --train and --val."
+        "do, the metric looks better than it is: divide the file yourself, and give its parts as --train and --val."
     ]
 
 
