@@ -125,6 +125,10 @@ FAULTS = {
         lambda c: first(c).update(bbox=[40, 27, 40, 30], keypoints=[21, 15, 2, 25, 14, 1, 20, 40, 2, 0, 0, 0]),
         "3 of its 3 labelled keypoints are far outside of its bbox [40, 27, 40, 30]",
     ),
+    "a list for each keypoint": (
+        lambda c: first(c).update(keypoints=[[12, 20, 2], [20, 14, 1], [20, 40, 2], [0, 0, 0]]),
+        "its keypoints is a list of lists",
+    ),
     "crowd in quotes": (lambda c: first(c).update(iscrowd="0"), "its iscrowd is '0'; it needs to be 0 or 1"),
     "crowd of two": (lambda c: first(c).update(iscrowd=2), "its iscrowd is 2; it needs to be 0 or 1"),
     "crowd unknown": (lambda c: first(c).update(iscrowd=None), "its iscrowd is None"),
@@ -291,6 +295,16 @@ def test_only_images_with_annotations_are_held_out(source, out):
     train, val = (datasets.open_split(out, split) for split in ("train", "val"))
     assert (len(train), len(val)) == (2, 2)
     assert {*train.images.image_id, *val.images.image_id} == {2, 4}
+
+
+def test_a_share_that_leaves_nothing_to_train_on(source, out, capsys):
+    assert run(source, out, "--val-fraction", "0.95") == 1
+    assert "--val-fraction 0.95 of 5 images with annotations leaves none to train on" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_named_once(source, out, capsys):
+    assert run(source, out, "--images", "nowhere") == 1
+    assert capsys.readouterr().err.count("nowhere") == 1
 
 
 def test_small_sets_have_half_body_views():

@@ -209,15 +209,23 @@ def _check_names(content: Mapping[str, Any], path: pathlib.Path, keypoint_set: K
 
 
 def _part(content: Mapping[str, Any], split: str, val_fraction: float) -> dict[str, Any]:
-    """The images of one split, and their annotations. What names no image stays with the training split."""
+    """The images of one split, and their annotations. What names no image stays with the training split.
+
+    Raises:
+        ValueError: no image would be left to train on.
+    """
 
     def whole(entries: list, key: str) -> set[int]:
         values = (entry.get(key) for entry in entries if isinstance(entry, dict) and not entry.get("iscrowd"))
         return {value for value in values if type(value) is int}
 
     ids = sorted(whole(content["images"], "id") & whole(content["annotations"], "image_id"))
-    shuffled = np.random.default_rng(SPLIT_SEED).permutation(ids)
-    held_out = set(shuffled[: max(1, round(val_fraction * len(ids)))].tolist())
+    count = max(1, round(val_fraction * len(ids)))
+    if count >= len(ids):
+        raise ValueError(
+            f"--val-fraction {val_fraction:g} of {len(ids)} images with annotations leaves none to train on"
+        )
+    held_out = set(np.random.default_rng(SPLIT_SEED).permutation(ids)[:count].tolist())
 
     def belongs(entry: Any, key: str) -> bool:
         image_id = entry.get(key) if isinstance(entry, dict) else None
@@ -256,6 +264,8 @@ def _check_annotation(entry: Mapping[str, Any], image_size: tuple[int, int], *, 
     for key in ("keypoints", "bbox"):
         if key not in entry:
             raise ValueError(f"it has no {key}")
+        if np.ndim(entry[key]) != 1:
+            raise ValueError(f"its {key} is a list of lists; it needs to be one list of numbers")
     if not entry["num_keypoints"]:
         raise ValueError("all of its keypoints are invisible (visibility 0)")
     height, width = image_size

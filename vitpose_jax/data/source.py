@@ -37,7 +37,7 @@ def find_splits(dataset: Dataset, source: pathlib.Path, wanted: Sequence[str] | 
         paths = [path for split in absent or dataset.splits for path in missing[split]]
         raise FileNotFoundError(
             f"{source} lacks what {dataset.name} needs (unpacked, laid out as in docs/datasets.md):\n"
-            + "\n".join(f"  {path}" for path in paths)
+            + "\n".join(f"  {path}" for path in dict.fromkeys(paths))
         )
     return [split for split in found if wanted is None or split in wanted]
 
