@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +164,16 @@ def test_perfect_heatmaps(built, name):
     scores = list(scores_of_targets(datasets.open_split(built / name, SAMPLES[name][1]), draws=10))
     assert np.mean(scores) == pytest.approx(PERFECT[name], rel=0.03)
     assert min(scores) >= KNOWN[name]
+
+
+@pytest.mark.parametrize(("cells", "lowest", "highest"), [(0, 1, 1), (1, FOUND, 1), (2, 0, 1 - FOUND)])
+def test_a_keypoint_is_found_to_within_a_cell(built, cells, lowest, highest):
+    """What the next test asks of a model tells maps that are off by one cell from those off by two."""
+    split = datasets.open_split(built / "aic", SAMPLES["aic"][1])
+    wanted, _ = targets(plain_views(split)[2], split.dataset.udp)
+    moved = jnp.roll(wanted, cells, axis=2)
+    loaded = types.SimpleNamespace(model=types.SimpleNamespace(apply=lambda *_, **__: {"aic": moved}), variables={})
+    assert lowest <= share_found(split, "aic", loaded) <= highest
 
 
 @pytest.mark.slow
