@@ -1,4 +1,4 @@
-"""Rules of a set of one's own: which annotations are refused, tried on published labels; half-body views of small sets."""
+"""Rules of a set of one's own: what of published labels would be refused; half-body views of small sets."""
 
 import json
 
