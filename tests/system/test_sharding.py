@@ -20,7 +20,7 @@ from vitpose_jax.training import sharding, state, tasks, update
 
 NUM_KEYPOINTS = {"coco": 5, "hands": 7, "paws": 2}
 MODELS: dict[str, dict] = {
-    "dense": {"num_keypoints": {"coco": 5}, "decoder": "classic"},
+    "dense": {"num_keypoints": {"coco": 5}, "decoder": "simple"},
     "mixed": {"num_keypoints": NUM_KEYPOINTS, "decoder": "classic"},
     "plus": {
         "num_keypoints": NUM_KEYPOINTS, "decoder": "simple", "experts": ("paws", "coco", "hands"), "part_features": 16,
@@ -77,7 +77,8 @@ def updated(model: ViTPose, mesh: jax.sharding.Mesh, accumulate: int = 1) -> tup
     places = jax.tree.map(lambda leaf: leaf.sharding, state.abstract_state(model, RECORDER, mesh))
     start = state.init_state(model, RECORDER, jax.random.key(0), mesh, variables_of(model))
     batch = sharding.global_batch(batch_of(model), mesh)
-    compiled = jax.jit(sharding.on_mesh(step, mesh), out_shardings=(places, None)).lower(start, batch).compile()
+    lowered = jax.jit(sharding.on_mesh(step, mesh), out_shardings=(places, None)).lower(start, batch)
+    compiled = lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
     return *compiled(start, batch), compiled.as_text()
 
 
@@ -105,6 +106,7 @@ def exchanged(text: str) -> dict[str, int]:
 
 
 def compare_meshes(kind: str) -> None:
+    """What the subprocess below runs, on eight devices."""
     model = model_of(kind)
     one = updated(model, sharding.make_mesh(data=1, devices=jax.devices()[:1]))
     for data, fsdp, tensor in MESHES:
@@ -118,13 +120,14 @@ def compare_meshes(kind: str) -> None:
             sizes = exchanged(found[2])
             assert "all-to-all" not in sizes
             assert 0 < sum(sizes.values()) < 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(one[0].params))
-    assert_same(updated(model_of(kind, drop_path=0.0, decoder="simple"), mesh, accumulate=2),
-                updated(model_of(kind, drop_path=0.0, decoder="simple"), mesh))  # fmt: skip
+    if kind == "dense":
+        plain = model_of(kind, drop_path=0.0)  # parts draw other blocks to drop
+        assert_same(updated(plain, mesh, accumulate=2), updated(plain, mesh))
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_any_mesh_gives_the_update_of_one_device(kind):
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", f"from tests.system.test_sharding import compare_meshes; compare_meshes({kind!r})"],
         cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
