@@ -12,8 +12,10 @@ import numpy as np
 import optax
 import pytest
 
+from configs import quickstart
 from tests import tolerances
 from tests.conftest import ROOT
+from train import train
 from vitpose_jax import trees
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import sharding, state, tasks, update
@@ -123,6 +125,21 @@ def compare_meshes(kind: str) -> None:
     if kind == "dense":
         plain = model_of(kind, drop_path=0.0)  # parts draw other blocks to drop
         assert_same(updated(plain, mesh, accumulate=2), updated(plain, mesh))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"mesh.tensor": 8}, r"mesh.tensor = 8 does not divide 6 \(heads"),
+    ({"train.accumulate": 3}, r"train.batch_size .* 8 times 3 parts = 24, not 64; the nearest: 48 and 72"),
+])  # fmt: skip
+def test_sizes_fail_before_data_is_opened(changes, message, monkeypatch):
+    config = quickstart.get_config()
+    config.datasets.synthetic.dir = "nowhere"
+    config.update_from_flattened_dict({"model.num_heads": 6, "model.embed_dim": 192, "train.batch_size": 64, **changes})
+    axes = {"data": 8 // config.mesh.tensor, "fsdp": 1, "tensor": config.mesh.tensor}
+    mesh = jax.sharding.AbstractMesh(tuple(axes.values()), tuple(axes))  # of more devices than are here
+    monkeypatch.setattr(sharding, "make_mesh", lambda **settings: mesh)
+    with pytest.raises(ValueError, match=message):
+        train(config, "nowhere")
 
 
 @pytest.mark.parametrize("kind", MODELS)
