@@ -120,7 +120,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     log = ScalarLog(workdir, start_step=start)
     stream = pipeline.train_stream(
         list(sources.values()), crop_size=model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
-        process_index=jax.process_index(), process_count=jax.process_count(), **config.input,
+        rows=sharding.process_rows(batch_size, mesh), **config.input,
     )  # fmt: skip
     eval_every = config.train.eval_every_epochs * steps_per_epoch or total_steps
     save_every = config.train.save_every_steps or total_steps
