@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from vitpose_jax import paths
+
 
 @dataclasses.dataclass(frozen=True)
 class KeypointSet:
@@ -108,7 +110,7 @@ def load_keypoint_set(path: str | os.PathLike, *, name: str | None = None) -> Ke
     Raises:
         ValueError: the file is no such object, or its fields contradict each other.
     """
-    path = pathlib.Path(path)
+    path = paths.path(path)
     try:
         content = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -5,13 +5,14 @@ data sets is in their rows in `catalog`; that of a set of one's own is made from
 """
 
 import dataclasses
-import pathlib
+import os
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
-from vitpose_jax import geometry
+from vitpose_jax import geometry, paths
 from vitpose_jax.data.catalog import DATASETS, Dataset
 from vitpose_jax.data.coco_format import read_coco_boxes
 from vitpose_jax.data.custom import CUSTOM, custom_dataset
@@ -43,15 +44,15 @@ class Split:
         other_files: those of the row's `SplitFiles.others` that were there.
     """
 
-    data_dir: pathlib.Path
+    data_dir: epath.Path
     name: str
     dataset: Dataset
     images: Images
     instances: Instances
     skipped_image_ids: np.ndarray
-    annotation_file: pathlib.Path
-    detection_file: pathlib.Path | None
-    other_files: tuple[pathlib.Path, ...]
+    annotation_file: epath.Path
+    detection_file: epath.Path | None
+    other_files: tuple[epath.Path, ...]
     _records: Any = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class Split:
         return f"Split({self.dataset.name} {self.name} in {self.data_dir}: {len(self)} instances)"
 
     def __reduce__(self):
-        return open_split, (self.data_dir, self.name)
+        return open_split, (os.fspath(self.data_dir), self.name)
 
     @property
     def keypoint_set(self) -> KeypointSet:
@@ -88,11 +89,11 @@ class Split:
             raise ValueError(f"image {self.images.file_name[image]} of {self!r}: {error}") from error
 
 
-def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
+def open_split(data_dir: str | os.PathLike, name: str) -> Split:
     """Opens a split of a data set that ``python -m vitpose_jax.data.build`` has built.
 
     Args:
-        data_dir: the folder given to the builder as ``--out``.
+        data_dir: the folder given to the builder as ``--out``, or a copy of it, in a bucket (gs://…), too.
         name: of the split, e.g. "train".
 
     Returns:
@@ -102,7 +103,7 @@ def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
         FileNotFoundError: there is no built set, or files of it are missing.
         ValueError: the set is unfinished, from another version, or has no such split.
     """
-    data_dir = pathlib.Path(data_dir)
+    data_dir = paths.path(data_dir)
     command = f"python -m vitpose_jax.data.build {'|'.join([*DATASETS, CUSTOM])} --source DIR --out {data_dir}"
     if not (data_dir / BUILD_FILE).is_file():
         raise FileNotFoundError(f"there is no built data set in {data_dir}; build one with: {command}")
@@ -144,7 +145,7 @@ def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
     )
 
 
-def detection_boxes(split: Split, path: str | pathlib.Path | None = None, *, score_threshold: float = 0.0) -> Instances:
+def detection_boxes(split: Split, path: str | os.PathLike | None = None, *, score_threshold: float = 0.0) -> Instances:
     """A detector's boxes as instances to evaluate on. They are taken as they are: not clipped, not shrunk.
 
     Args:
@@ -165,7 +166,7 @@ def detection_boxes(split: Split, path: str | pathlib.Path | None = None, *, sco
             f"{split!r} was built without detector boxes; name a file with them (config.eval.detections_file=FILE) or "
             "use the annotated ones (config.eval.boxes=annotations)"
         )
-    path = pathlib.Path(path)
+    path = paths.path(path)
     if not path.is_file():
         raise ValueError(f"there is no file of detector boxes {path}")
     skipped = set(split.skipped_image_ids.tolist())

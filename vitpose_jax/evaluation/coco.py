@@ -5,14 +5,15 @@ import dataclasses
 import io
 import json
 import os
-import pathlib
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from pycocotools.cocoeval import COCOeval
 
+from vitpose_jax import paths
 from vitpose_jax.evaluation.results import Detections
 from vitpose_jax.evaluation.suppression import MAX_PEOPLE_PER_IMAGE
 
@@ -72,7 +73,7 @@ class GroundTruth:
         crowd_index: float64, of each of `known_image_ids`, in 0…1; NaN where the file has none. Only CrowdPose has it.
     """
 
-    path: pathlib.Path
+    path: epath.Path
     known_image_ids: np.ndarray
     image_ids: np.ndarray
     category_ids: np.ndarray
@@ -109,7 +110,7 @@ def read_ground_truth(
     Raises:
         ValueError: the file lacks a field, or has another number of keypoints.
     """
-    path = pathlib.Path(path)
+    path = paths.path(path)
     content = json.loads(path.read_bytes())
     missing = {"images", "annotations", "categories"} - set(content)
     if missing:
