@@ -38,7 +38,9 @@ def at(current, step):
 def write(folder, current, scores, keep_last=1):
     checkpoints = checkpoint.Checkpoints(folder, FILE, keep_last=keep_last, best_metric="coco/AP")
     for step, score in scores.items():
-        checkpoints.save(at(current, step), None if score is None else {"coco/AP": score, "coco/AR": 0.5})
+        checkpoints.save(at(current, step))
+        if score is not None:
+            checkpoints.add_metrics(step, {"coco/AP": score, "coco/AR": 0.5})
     checkpoints.close()
 
 
