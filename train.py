@@ -245,9 +245,9 @@ def initial_variables(config: ml_collections.ConfigDict, model: ViTPose, key: ja
     if not config.init_from.path:
         return None
     variables, report = transfer.init_from(config.init_from.path, model, key=key, fresh=tuple(config.init_from.fresh))
-    for kind, paths in report.items():
+    for kind, names in report.items():
         print(
-            f"init_from: {len(paths)} leaves {kind}" + "".join(f"\n    {path}" for path in paths if kind != "restored")
+            f"init_from: {len(names)} leaves {kind}" + "".join(f"\n    {name}" for name in names if kind != "restored")
         )
     return variables
 
@@ -263,7 +263,7 @@ def evaluate(
     """Evaluates a saved state on every data set: a table, the log, samples in `<workdir>/samples`, the checkpoint."""
     step = int(state.step)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    message = f"stopped while evaluating step {step}, which is saved in {checkpoints.folder}; the next call evaluates it"
+    message = f"stopped while evaluating step {step}; saved in {checkpoints.folder}, and evaluated by the next call"
     results = {}
     for name, evaluator in evaluators.items():
         results[name] = evaluator(variables, between_batches=lambda: stop.check(message)).metrics

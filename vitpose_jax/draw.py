@@ -246,10 +246,10 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
     Raises:
         ValueError: another ending.
     """
-    path = paths.path(path)
+    file = paths.path(path)
     options = {".png": [], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92], ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 92]}
-    ending = path.suffix.lower()
+    ending = file.suffix.lower()
     if ending not in options:
         raise ValueError(f"cannot write {path}: its ending is {ending!r}; use one of {', '.join(options)}")
     _, encoded = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options[ending])
-    paths.write(path, encoded.tobytes())
+    paths.write(file, encoded.tobytes())

@@ -31,11 +31,11 @@ def in_bucket(place: epath.Path) -> bool:
 
 def write(place: str | os.PathLike, content: bytes | str) -> None:
     """Writes a file beside its place and renames it: it is whole, or as it was. Its folder is made if need be."""
-    place = path(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(place.name + ".partial")
+    file = path(place)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
     partial.write_bytes(content if isinstance(content, bytes) else content.encode())
-    partial.replace(place)
+    partial.replace(file)
 
 
 def copy_folder(source: str | os.PathLike, target: str | os.PathLike) -> None:

@@ -135,7 +135,7 @@ def test_another_model_in_the_same_folder_is_refused(shrunk_config, finished_run
     with pytest.raises(ValueError, match="use another --workdir") as error:
         train(shrunk_config({"model.mlp_dim": 128}), finished_run)
     assert "params/backbone/blocks/mlp/fc1/kernel: (2, 32, 64) in the checkpoint, (2, 32, 128)" in str(error.value)
-    with pytest.raises(ValueError, match="fits in its shapes, but means something else.*use another --workdir") as error:
+    with pytest.raises(ValueError, match="fits in its shapes, but means something else") as error:
         train(shrunk_config({"model.layer_norm_eps": 1e-5, "codec.sigma": 3.0, "model.drop_path": 0.1}), finished_run)
     assert "config.codec.sigma: 1.5 in the checkpoint, 3.0 in this run" in str(error.value)
     assert "config.model.layer_norm_eps: 1e-06 in the checkpoint, 1e-05 in this run" in str(error.value)

@@ -58,7 +58,7 @@ def train_stream(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     num_workers: int = 0,
     num_threads: int = 4,
     prefetch: int = 4,
@@ -131,7 +131,7 @@ def eval_stream(
     crop_size: tuple[int, int],
     udp: bool,
     batch_size: int,
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     num_workers: int = 0,
     num_threads: int = 4,
     prefetch: int = 4,
@@ -172,7 +172,7 @@ def eval_stream(
     return _start(grain.MapDataset.source(crops).batch(len(own_rows)), num_workers, num_threads, prefetch)
 
 
-def _checked_rows(rows: Sequence[int] | None, batch_size: int) -> np.ndarray:
+def _checked_rows(rows: Sequence[int] | np.ndarray | None, batch_size: int) -> np.ndarray:
     """int64 [R]: the rows, all if None. R divides the batch: processes hold equal shares."""
     if batch_size < 1:
         raise ValueError(f"batch_size is 1 or more, not {batch_size}")

@@ -110,8 +110,8 @@ def read_ground_truth(
     Raises:
         ValueError: the file lacks a field, or has another number of keypoints.
     """
-    path = paths.path(path)
-    content = json.loads(path.read_bytes())
+    file = paths.path(path)
+    content = json.loads(file.read_bytes())
     missing = {"images", "annotations", "categories"} - set(content)
     if missing:
         raise ValueError(f"{path}: no {', '.join(sorted(missing))} in it; expected COCO keypoint annotations")
@@ -139,7 +139,7 @@ def read_ground_truth(
     is_crowd = column("iscrowd", bool, default=False)
     image_ids = np.array([image["id"] for image in content["images"]], np.int64)
     return GroundTruth(
-        path=path,
+        path=file,
         known_image_ids=image_ids,
         image_ids=np.unique(image_ids),
         category_ids=np.unique([category["id"] for category in content["categories"]]).astype(np.int64),

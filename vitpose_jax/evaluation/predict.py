@@ -121,7 +121,7 @@ class Evaluator:
             else detection_boxes(split, detections_file, score_threshold=detection_score_threshold)
         )
         self._mesh = mesh
-        self._stream_settings = {
+        self._stream_settings: dict[str, Any] = {
             "crop_size": model.image_size, "udp": split.dataset.udp, "batch_size": batch_size,
             "rows": sharding.process_rows(batch_size, mesh), "num_workers": num_workers, "num_threads": num_threads,
         }  # fmt: skip

@@ -36,10 +36,9 @@ class ScalarLog:
         kept = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in kept if _step_of(line) <= start_step]
         paths.write(self.path, "".join(line + "\n" for line in kept))
-        self._bucket = folder if paths.in_bucket(folder) else None
-        self._temporary = tempfile.TemporaryDirectory() if self._bucket else None
+        self._temporary = tempfile.TemporaryDirectory() if paths.in_bucket(folder) else None
         self._folder = pathlib.Path(self._temporary.name if self._temporary else folder)
-        if self._bucket:
+        if self._temporary:
             (self._folder / self.path.name).write_bytes(self.path.read_bytes())
         self._uploaded = time.monotonic()
         self._lines = (self._folder / self.path.name).open("a")
@@ -58,7 +57,7 @@ class ScalarLog:
         self._lines.flush()
         for name, value in scalars.items():
             self._tensorboard.add_scalar(name, value, step)
-        if self._bucket and time.monotonic() - self._uploaded > _UPLOAD_SECONDS:
+        if self._temporary and time.monotonic() - self._uploaded > _UPLOAD_SECONDS:
             self._tensorboard.flush()
             self._upload()
 
@@ -73,7 +72,7 @@ class ScalarLog:
             self._temporary.cleanup()
 
     def _upload(self) -> None:
-        paths.copy_folder(self._folder, self._bucket)
+        paths.copy_folder(self._folder, self.path.parent)
         self._uploaded = time.monotonic()
 
 

@@ -1,7 +1,7 @@
 """Several processes of one run: how they find each other, stop together, and end when one of them dies.
 
-The work is JAX's own: its launcher detection, its heartbeats (a process that is silent for too long ends all others), and
-its agreement on the step at which all of them stop.
+The work is JAX's own: its launcher detection, its heartbeats (a process that is silent for too long ends all others),
+and its agreement on the step at which all of them stop.
 """
 
 import contextlib
@@ -53,16 +53,18 @@ def joined(
         raise ValueError(f"several processes need {', '.join(f'--{name}' for name in given)}; missing {missing}")
     jax.config.update("jax_enable_preemption_service", saves_on_sigterm)
     try:
-        jax.distributed.initialize(**given, heartbeat_timeout_seconds=heartbeat_timeout_s)
+        jax.distributed.initialize(
+            coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=heartbeat_timeout_s
+        )
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"could not join the other processes ({launcher() or 'explicit flags'}): {error}. Give {', '.join(missing)} "
-            "explicitly, or --num_processes=1 for a run of this process alone"
+            f"could not join the other processes ({launcher() or 'explicit flags'}): {error}. Give {', '.join(given)} "
+            "as flags, or --num_processes=1 for a run of this process alone"
         ) from error
+    speaks = jax.process_index() == 0
     try:
-        with open(os.devnull, "w") as nowhere:
-            with contextlib.redirect_stdout(sys.stdout if jax.process_index() == 0 else nowhere):
-                yield
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if speaks else nowhere):
+            yield
     except interrupt.Stopped:
         jax.distributed.shutdown()
         raise
@@ -78,7 +80,7 @@ def launcher() -> str | None:
     process is a run of one.
     """
     environment = os.environ
-    if "tpu" in (jax.config.jax_platforms or "").split(","):
+    if "tpu" in str(jax.config.values["jax_platforms"]).split(","):
         return "Cloud TPU"
     if "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1:
         return "Slurm"

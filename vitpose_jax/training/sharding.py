@@ -155,6 +155,7 @@ def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
         ValueError: processes hold overlapping, but different rows.
     """
     rows_of: dict[int, set[int]] = {}
+    device: jax.Device
     for device, index in NamedSharding(mesh, BATCH_SPEC).devices_indices_map((batch_size,)).items():
         rows_of.setdefault(device.process_index, set()).update(range(batch_size)[index[0]])
     own = rows_of[jax.process_index()]
