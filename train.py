@@ -298,7 +298,7 @@ def main(argv: list[str]) -> None:
             train(config, flags.FLAGS.workdir or os.path.join("runs", config.name), profile=command_line.profile())
     except interrupt.Stopped as stopped:
         print(stopped)
-        raise SystemExit(stopped.exit_code) from None
+        raise SystemExit(stopped.exit_code or flags.FLAGS.stopped_exit_code) from None
     except KeyboardInterrupt:
         print("train.py: interrupted; the last checkpoint stands")
         raise SystemExit(130) from None
@@ -309,6 +309,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Experiment to run, a file in configs/.")
     flags.DEFINE_string("workdir", None, "Folder of the run, also gs://…; runs/<name of the config> when not given.")
+    flags.DEFINE_integer("stopped_exit_code", 0, "After SIGTERM; other than 0 for launchers that take 0 for done.")
     command_line.define_profile()
     command_line.define_processes()
     flags.mark_flag_as_required("config")
