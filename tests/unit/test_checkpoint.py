@@ -148,6 +148,13 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]  # what was cut off is gone, too
 
 
+def test_hosts_that_see_different_folders_are_told_so(tmp_path, monkeypatch):
+    others = np.array([[True, 3], [False, -1]])
+    monkeypatch.setattr(checkpoint.multihost_utils, "process_allgather", lambda own: others)
+    with pytest.raises(ValueError, match="see different folders.*one that all hosts share"):
+        checkpoint.Checkpoints(tmp_path, FILE, keep_last=1, best_metric=None)
+
+
 def test_a_better_step_leaves_no_older_best(start, tmp_path):
     write(tmp_path, start[0], {1: 0.1, 2: 0.9, 3: 0.3, 4: 0.95})
     assert steps(tmp_path) == [4]
