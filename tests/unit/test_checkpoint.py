@@ -151,7 +151,7 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
 def test_hosts_that_see_different_folders_are_told_so(tmp_path, monkeypatch):
     others = np.array([[True, 3], [False, -1]])
     monkeypatch.setattr(checkpoint.multihost_utils, "process_allgather", lambda own: others)
-    with pytest.raises(ValueError, match="see different folders.*one that all hosts share"):
+    with pytest.raises(ValueError, match="see different folders"):
         checkpoint.Checkpoints(tmp_path, FILE, keep_last=1, best_metric=None)
 
 
