@@ -88,7 +88,7 @@ def train_stream(
     """
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed and start_step are 0 or more, not {seed} and {start_step}")
-    own_rows = _checked_rows(rows, batch_size)
+    own_rows = checked_rows(rows, batch_size)
     share = shares(sources)
     num_keypoints = max(len(source.split.keypoint_set) for source in sources)
     parts = []
@@ -99,8 +99,7 @@ def train_stream(
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         parts.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
     stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, share)
-    stream = grain.MapDataset.source(_OwnRows(stream, own_rows, batch_size, start_step)).batch(len(own_rows))
-    return _start(stream, num_workers, num_threads, prefetch)
+    return _start(own_batches(stream, own_rows, batch_size, start_step), num_workers, num_threads, prefetch)
 
 
 def shares(sources: Sequence[TrainSource]) -> list[float]:
@@ -160,7 +159,7 @@ def eval_stream(
     Raises:
         ValueError: an argument does not fit the others.
     """
-    own_rows = _checked_rows(rows, batch_size)
+    own_rows = checked_rows(rows, batch_size)
     if not len(instances):
         raise ValueError(f"there is no instance of {split!r} to evaluate on")
     order = np.argsort(instances.image, kind="stable")
@@ -172,7 +171,7 @@ def eval_stream(
     return _start(grain.MapDataset.source(crops).batch(len(own_rows)), num_workers, num_threads, prefetch)
 
 
-def _checked_rows(rows: Sequence[int] | np.ndarray | None, batch_size: int) -> np.ndarray:
+def checked_rows(rows: Sequence[int] | np.ndarray | None, batch_size: int) -> np.ndarray:
     """int64 [R]: the rows, all if None. R divides the batch: processes hold equal shares."""
     if batch_size < 1:
         raise ValueError(f"batch_size is 1 or more, not {batch_size}")
@@ -203,6 +202,11 @@ def _leave_signals_to_the_parent(worker: int, count: int) -> None:
     del worker, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def own_batches(stream: grain.MapDataset, rows: np.ndarray, batch_size: int, start_step: int) -> grain.MapDataset:
+    """Batches of an endless stream from a step on, of which this process makes some rows, see `train_stream`."""
+    return grain.MapDataset.source(_OwnRows(stream, rows, batch_size, start_step)).batch(len(rows))
 
 
 @dataclasses.dataclass(frozen=True)

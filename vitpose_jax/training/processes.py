@@ -56,7 +56,7 @@ def joined(
         jax.distributed.initialize(
             coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=heartbeat_timeout_s
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(
             f"could not join the other processes ({launcher() or 'explicit flags'}): {error}. Give {', '.join(given)} "
             "as flags, or --num_processes=1 for a run of this process alone"
