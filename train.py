@@ -145,7 +145,7 @@ def train(
     progress = progress_bar(
         desc=config.name, unit=" steps", total=total_steps, initial=start, show=jax.process_index() == 0
     )
-    with checkpoints, contextlib.closing(log), contextlib.closing(stream), processes.Stop() as stop, progress:
+    with processes.Stop() as stop, checkpoints, contextlib.closing(log), contextlib.closing(stream), progress:
         if is_evaluated(start) and not checkpoints.evaluated(start):  # the run was stopped before that was done
             latest_metrics = evaluate(evaluators, state, workdir, checkpoints, log, stop)
         for step in range(start, total_steps):
