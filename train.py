@@ -4,6 +4,7 @@
 
 Started again with the same workdir, a run goes on from its last checkpoint, bit for bit as if it had never stopped.
 Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often evaluate, draw, save.
+A run that has gone to its end leaves `finished.json`.
 """
 
 import inspect
@@ -22,6 +23,7 @@ from configs import command_line, common
 from vitpose_jax import draw, interrupt, keypoints
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.data.augment import Augment
+from vitpose_jax.data.files import write_text
 from vitpose_jax.evaluation.leaks import leaks
 from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.table import print_metrics
@@ -154,6 +156,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             stream.close()
             log.close()
             checkpoints.close()
+    if jax.process_index() == 0:
+        write_text(workdir / "finished.json", json.dumps({"step": total_steps, "epochs": config.train.epochs}))
     print(f"checkpoints: {checkpoints.folder}\nscalars: {log.path}")
     return latest_metrics
 
