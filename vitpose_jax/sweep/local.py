@@ -158,7 +158,7 @@ def run_all(
             else:
                 found = record.read(folder / name, configs[name])
                 bar.write(f"{name}: {found.state}" + (f": {found.error}" if found.error else ""), file=sys.stderr)
-            bar.update()
             if signals.first:
                 break
+            bar.update()
     return signals.first

@@ -13,7 +13,7 @@ from etils import epath
 
 from vitpose_jax.sweep import plot, record
 from vitpose_jax.sweep.record import Record
-from vitpose_jax.sweep.trials import Overrides, Sweep, as_text
+from vitpose_jax.sweep.trials import Sweep
 
 _COLORS = {"finished": "green", "failed": "red", "running": "cyan", "stopped": "yellow", "waiting": "dim"}
 
@@ -24,7 +24,7 @@ class Result:
 
     Attributes:
         name: of the trial.
-        overrides: the settings it changes.
+        values: of every swept setting, whether this trial changes it or has it from the config.
         record: of its folder.
         value: the metric where it was logged last; None if it never was.
         best: its best value so far; None likewise.
@@ -32,7 +32,7 @@ class Result:
     """
 
     name: str
-    overrides: Overrides
+    values: dict[str, Any]
     record: Record
     value: float | None
     best: float | None
@@ -55,12 +55,13 @@ def collect(sweep: Sweep, folder: epath.Path, configs: Mapping[str, Mapping[str,
     """
     better = max if sweep.goal == "max" else min
     results = []
-    for name, overrides in sweep.by_name.items():
+    for name in sweep.by_name:
         found = record.read(folder / name, configs[name])
+        settings = {key: _at(configs[name], key) for key in sweep.settings}
         values = [value for _, value in found.curve(sweep.metric)]
         results.append(
             Result(
-                name, overrides, found, values[-1] if values else None, better(values) if values else None,
+                name, settings, found, values[-1] if values else None, better(values) if values else None,
                 configs[name]["train"]["epochs"],
             )
         )  # fmt: skip
@@ -90,9 +91,8 @@ def print_results(sweep: Sweep, results: Sequence[Result], *, console: rich.cons
     table.add_column("best", justify="right")
     for result in results:
         table.add_row(
-            *(as_text(result.overrides[key]) if key in result.overrides else "–" for key in sweep.settings),
-            f"[{_COLORS[result.record.state]}]{result.record.state}[/]", result.progress,
-            _number(result.value), _number(result.best),
+            *map(str, result.values.values()), f"[_COLORS[result.record.state]}]{result.record.state}[/]", result.progress, _number(result.value),
+            _number(result.best),
         )  # fmt: skip
     console.print(table)
     remarks = []
@@ -123,23 +123,28 @@ def write_results(sweep: Sweep, results: Sequence[Result], folder: epath.Path) -
     for result in results:
         last = {metric: curve[-1][1] for metric in metrics if (curve := result.record.curve(metric))}
         writer.writerow([
-            result.name, *(as_text(result.overrides[key]) if key in result.overrides else "" for key in sweep.settings),
-            result.record.state, result.record.step, result.value, result.best,
+            result.name, *result.values.values(), result.record.state, result.record.step, result.value, result.best,
             *(last.get(metric) for metric in metrics), result.record.error,
         ])  # fmt: skip
-    curves = {
-        result.name: plot.Trial(
-            result.overrides, result.record.curve(sweep.metric), result.record.steps_per_epoch, result.record.state
+    trials = [
+        plot.Trial(
+            result.values, result.record.curve(sweep.metric), result.record.steps_per_epoch, result.record.state
         )
         for result in results
-    }
-    picture = plot.draw(curves, sweep.metric, sweep.goal, short_names(sweep.settings), title=folder.name)
+    ]
+    picture = plot.draw(trials, sweep.metric, sweep.goal, short_names(sweep.settings), title=folder.name)
     places = [folder / "results.csv", folder / "results.png"]
     for place, content in zip(places, (text.getvalue().encode(), picture), strict=True):
         partial = place.with_name(place.name + ".partial")
         partial.write_bytes(content)
         partial.replace(place)
     return places
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
 
 
 def _number(value: float | None) -> str:
