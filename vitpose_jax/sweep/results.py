@@ -8,6 +8,7 @@ from typing import Any
 
 import rich.box
 import rich.console
+import rich.markup
 import rich.table
 from etils import epath
 
@@ -90,10 +91,9 @@ def print_results(sweep: Sweep, results: Sequence[Result], *, console: rich.cons
     table.add_column(sweep.metric, justify="right", style="bold", overflow="fold")
     table.add_column("best", justify="right")
     for result in results:
-        table.add_row(
-            *map(str, result.values.values()), f"[_COLORS[result.record.state]}]{result.record.state}[/]", result.progress, _number(result.value),
-            _number(result.best),
-        )  # fmt: skip
+        state = f"[{_COLORS[result.record.state]}]{result.record.state}[/]"
+        numbers = (result.progress, _number(result.value), _number(result.best))
+        table.add_row(*(rich.markup.escape(str(value)) for value in result.values.values()), state, *numbers)
     console.print(table)
     remarks = []
     for result in results:
@@ -127,9 +127,7 @@ def write_results(sweep: Sweep, results: Sequence[Result], folder: epath.Path) -
             *(last.get(metric) for metric in metrics), result.record.error,
         ])  # fmt: skip
     trials = [
-        plot.Trial(
-            result.values, result.record.curve(sweep.metric), result.record.steps_per_epoch, result.record.state
-        )
+        plot.Trial(result.values, result.record.curve(sweep.metric), result.record.steps_per_epoch, result.record.state)
         for result in results
     ]
     picture = plot.draw(trials, sweep.metric, sweep.goal, short_names(sweep.settings), title=folder.name)
