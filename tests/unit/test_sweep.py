@@ -256,9 +256,34 @@ def test_what_a_folder_was_run_with_is_compared(tmp_path):
     ran = {"train": {"epochs": 2, "batch_size": 4}, "model": {"size": "s", "image_size": [64, 48]},
            "mesh": {"fsdp": 8}}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(ran))
+    assert record.read(epath.Path(tmp_path), config).differences == ()  # nothing was saved: nothing would be mixed
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
     assert record.read(epath.Path(tmp_path), config).differences == (
         "ran with train.batch_size 4, the sweep now says 8",
     )
+
+
+def test_a_trial_does_not_go_on_with_other_settings(project, capsys):
+    arguments = project(3)
+    place = pathlib.Path("runs/seeds/seed=3")
+    (place / "checkpoints" / "10").mkdir(parents=True)
+    (place / "config.json").write_text('{"schedule": {"learning_rate": 1.0}}')
+    assert "seed=3 ran with schedule.learning_rate 1.0, the sweep now says 0.004" in call(
+        *arguments, "--launch", "local"
+    )
+    assert not (place / "starts").exists()
+    assert call(*arguments) == 0
+    assert "seed=3 ran with" in capsys.readouterr().out
+
+
+def test_a_closed_terminal_does_not_stop_what_nohup_started():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with local.Signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_metric_that_nobody_logs_is_said(project, capsys):
@@ -359,6 +384,7 @@ def test_wrong_calls_are_one_sentence(project, monkeypatch, tmp_path):
     assert "has no trial seed=7; it has seed=1" in call(*arguments, "--trial", "seed=7")
     assert "cannot be appended to" in call("seeds.py", "--folder", "gs://bucket/x", "--launch", "local")
     assert call(*arguments, "--", "--gres=gpu:8") == 2
+    assert call(*arguments, "--launch", "slurm", "--at-once", "0") == 2
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert "run this in the folder with train.py" in call(*arguments)

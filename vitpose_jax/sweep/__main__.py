@@ -25,7 +25,7 @@ from ml_collections import config_flags
 
 from configs import command_line
 from vitpose_jax.sweep import clusters, local, record, results
-from vitpose_jax.sweep.trials import Sweep, load
+from vitpose_jax.sweep.trials import Sweep, load, override
 
 Configs = dict[str, dict[str, Any]]
 
@@ -54,9 +54,7 @@ def read_configs(sweep: Sweep) -> Configs:
     for name, overrides in {"fixed": sweep.fixed, **sweep.by_name}.items():
         for key, value in overrides.items():
             try:
-                alone = Sweep(sweep.config, [{key: value}], sweep.metric)
-                (argument,) = alone.arguments(next(iter(alone.by_name)))[1:]
-                found: Any = read_config([base, argument])
+                found: Any = read_config([base, override(key, value)])
                 for part in key.split("."):
                     found = found[part]
                 if found != (tuple(value) if isinstance(value, list) else value):
@@ -101,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one.add_argument("--prefix", default="", help="command that starts train.py, such as srun")
     one.add_argument("--unrecorded", action="store_true", help="keep no output: several hosts start it")
     options = parser.parse_args(given)
+    if options.at_once is not None and options.at_once < 1:
+        parser.error(f"--at-once must be at least 1, not {options.at_once}")
     if passed_on and options.launch not in ("slurm", "xpk"):
         parser.error("flags after -- are for --launch slurm and --launch xpk")
     try:
@@ -124,6 +124,8 @@ def run(options: argparse.Namespace, passed_on: Sequence[str]) -> int:
     found = {result.name: result.record for result in results.collect(sweep, folder, configs)}
     done = ("finished", "running") if options.retry else ("finished", "running", "failed")
     left = [name for name in sweep.by_name if found[name].state not in done]
+    if options.launch is not None:
+        refuse_others({name: found[name].differences for name in left}, folder)
     if options.launch == "xpk":
         print_workloads(options, left, folder, passed_on)
         return 0
@@ -146,6 +148,16 @@ def run(options: argparse.Namespace, passed_on: Sequence[str]) -> int:
     if stopped_by is not None:
         return 130 if stopped_by == signal.SIGINT else 0
     return 1 if failed and options.launch == "local" else 0
+
+
+def refuse_others(differences: Mapping[str, Sequence[str]], folder: epath.Path) -> None:
+    """Raises ValueError if trials would go on from checkpoints that were trained with other settings."""
+    faults = [f"{name} {difference}" for name, found in differences.items() for difference in found]
+    if faults:
+        raise ValueError(
+            f"these trials would go on from checkpoints of other settings; delete their folders in {folder}, or name "
+            "another --folder:\n  " + "\n  ".join(faults)
+        )
 
 
 def run_one(options: argparse.Namespace, sweep: Sweep, folder: epath.Path, configs: Mapping[str, Any]) -> int:

@@ -25,8 +25,11 @@ from etils import epath
 FINISHED, METRICS, CONFIG = "finished.json", "metrics.jsonl", "config.json"
 OUTPUT, TRIAL, LOCK = "output.txt", "trial.json", "trial.lock"
 
-# Settings that say where and how a run computes, not what: they may change between two starts of a run.
-_PLACE = ("mesh.", "input.", "train.keep_last", "train.save_every_steps", "train.log_every_steps")
+# Settings that say where, how and how long a run computes, not what: they may change between two starts of a run.
+_FREE = (
+    "mesh.", "input.", "model.remat", "model.scan_unroll", "train.epochs", "train.keep_last", "train.save_every_steps",
+    "train.log_every_steps",
+)  # fmt: skip
 
 # Exit codes of train.py that mean it was stopped: saved after SIGTERM, Ctrl-C, or either before there was anything to
 # save. 143 is what srun makes of SIGTERM.
@@ -41,7 +44,7 @@ class Record:
         state: "waiting", "running", "stopped", "failed" or "finished".
         error: why it failed; "" if it did not.
         lines: the logged steps, {"step": 100, "train/loss": …}.
-        differences: what its folder's config has otherwise than the sweep says now, one sentence each.
+        differences: what its checkpoints were trained with otherwise than the sweep says now, one sentence each.
     """
 
     state: str
@@ -85,7 +88,8 @@ def read(folder: epath.Path, config: Mapping[str, Any]) -> Record:
     else:
         state = "stopped" if last or lines else "waiting"
     error = last["error"] if state == "failed" else ""
-    return Record(state, error, lines, tuple(_differences(_json(folder / CONFIG), config)))
+    differences = _differences(_json(folder / CONFIG), config) if _is_saved(folder) else ()
+    return Record(state, error, lines, tuple(differences))
 
 
 def is_finished(folder: epath.Path, config: Mapping[str, Any]) -> bool:
@@ -134,6 +138,11 @@ def _json(path: epath.Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def _is_saved(folder: epath.Path) -> bool:
+    checkpoints = folder / "checkpoints"
+    return checkpoints.exists() and any(step.name.isdigit() for step in checkpoints.iterdir())
+
+
 def _is_locked(folder: epath.Path) -> bool:
     if not (folder / LOCK).exists():
         return False
@@ -149,7 +158,7 @@ def _differences(found: Mapping[str, Any], config: Mapping[str, Any]) -> Iterato
     """What train.py wrote and what the sweep says; train.py fills in what a config leaves None."""
     old, new = _leaves(found), _leaves(json.loads(json.dumps(config)))
     for name in sorted(old.keys() & new.keys()):
-        if new[name] is not None and old[name] != new[name] and not name.startswith(_PLACE):
+        if new[name] is not None and old[name] != new[name] and not name.startswith(_FREE):
             yield f"ran with {name} {old[name]!r}, the sweep now says {new[name]!r}"
 
 

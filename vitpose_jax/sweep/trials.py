@@ -72,7 +72,7 @@ class Sweep:
     def arguments(self, name: str) -> list[str]:
         """What `train.py` is told for a trial, its folder aside."""
         overrides = {**self.fixed, **self.by_name[name]}
-        return [f"--config={self.config}", *(f"--config.{key}={as_text(value)}" for key, value in overrides.items())]
+        return [f"--config={self.config}", *(override(key, value) for key, value in overrides.items())]
 
 
 def load(path: str) -> Sweep:
@@ -157,6 +157,11 @@ def choice(values: Sequence[Any]) -> Draw:
     """One of several values, all equally likely."""
     listed = _values("choice", values)
     return lambda rng: listed[int(rng.integers(len(listed)))]
+
+
+def override(key: str, value: Any) -> str:
+    """A setting as train.py takes it."""
+    return f"--config.{key}={as_text(value)}"
 
 
 def as_text(value: Any) -> str:
