@@ -5,6 +5,7 @@
 Started again with the same workdir, a run goes on from its last checkpoint, bit for bit as if it had never stopped.
 Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often save, evaluate, draw.
 Every process of a run on several hosts is this command; docs/launching.md says how they are started.
+A run that has gone to its end leaves `finished.json`.
 """
 
 import contextlib
@@ -162,6 +163,8 @@ def train(
                 if is_evaluated(done):
                     latest_metrics = evaluate(evaluators, state, workdir, checkpoints, log, stop)
                 monitor.restart_clock()
+    if jax.process_index() == 0:
+        paths.write(workdir / "finished.json", json.dumps({"step": total_steps, "epochs": config.train.epochs}))
     print(f"checkpoints: {checkpoints.folder}\nscalars: {log.path}")
     return latest_metrics
 
