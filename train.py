@@ -181,6 +181,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         known = {**known, **checkpoint.load_model(config.init_from.path).file.settings}
         if not config.model.experts:
             known = {**known, "part_features": None}  # a plain model; transfer.init_from says what to do
+        if config.model.attention == "full":
+            known = {**known, "window_size": None, "full_every": 0}
     with config.unlocked():
         config.model.update({name: known[name] for name, value in config.model.items() if value is None})
         for name, count in config.model.num_keypoints.items():

@@ -28,9 +28,10 @@ LAYER_TABLE: tuple[tuple[str, Literal["embeddings", "blocks", "top"]], ...] = (
     ("decoders/.+", "top"),
 )
 
-# No decay for vectors (biases, scales of norms) and the position embedding.
+# No decay for vectors (biases, scales of norms), the position embedding and relative positions.
 WEIGHT_DECAY_TABLE: tuple[tuple[str, bool], ...] = (
     ("backbone/pos_embed", False),
+    ("backbone/blocks/attn/rel_pos/(table|rows|cols)", False),
     ("(backbone|decoders)/.+/(bias|scale)", False),
     ("(backbone|decoders)/.+/kernel", True),
 )
