@@ -89,32 +89,42 @@ def train_stream(
     Raises:
         ValueError: an argument does not fit the others.
     """
-    if not sources:
-        raise ValueError("a training stream needs at least one source")
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed and start_step are 0 or more, not {seed} and {start_step}")
     rows = _rows_per_process(batch_size, process_index, process_count)
+    share = shares(sources)
     num_keypoints = max(len(source.split.keypoint_set) for source in sources)
+    parts = []
+    for index, source in enumerate(sources):
+        records = _TrainRecords(source.split, source.augment, crop_size[1] / crop_size[0], seed, index)
+        cut = _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index)
+        # One seed for each source: two of the same length would otherwise be shuffled alike.
+        own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+        parts.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
+    stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, share)
+    stream = stream[start_step * batch_size + process_index :: process_count].batch(rows, drop_remainder=True)
+    return _start(stream, num_workers, num_threads, prefetch)
+
+
+def shares(sources: Sequence[TrainSource]) -> list[float]:
+    """What part of the stream comes from each source.
+
+    Raises:
+        ValueError: for no source, an empty one, or weights that do not fit.
+    """
+    if not sources:
+        raise ValueError("a training stream needs at least one source")
     unweighted = [source.split for source in sources if source.weight is None]
     if 0 < len(unweighted) < len(sources):
         raise ValueError(
             "weights are relative to each other: give every data set one, or none (then numbers of instances count); "
             f"without one are {', '.join(map(repr, unweighted))}"
         )
-    parts, weights = [], []
-    for index, source in enumerate(sources):
-        weight = len(source.split) if source.weight is None else source.weight
+    weights = [len(source.split) if source.weight is None else source.weight for source in sources]
+    for index, (source, weight) in enumerate(zip(sources, weights, strict=True)):
         if not len(source.split) or not weight > 0:
             raise ValueError(f"source {index}, {source.split!r}, needs instances and a weight above 0, not {weight}")
-        records = _TrainRecords(source.split, source.augment, crop_size[1] / crop_size[0], seed, index)
-        cut = _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index)
-        # One seed for each source: two of the same length would otherwise be shuffled alike.
-        own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-        parts.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
-        weights.append(weight)
-    stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
-    stream = stream[start_step * batch_size + process_index :: process_count].batch(rows, drop_remainder=True)
-    return _start(stream, num_workers, num_threads, prefetch)
+    return [weight / sum(weights) for weight in weights]
 
 
 def eval_stream(
