@@ -27,7 +27,7 @@ from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.progress import progress_bar
-from vitpose_jax.training import checkpoint, optimizer, sharding, tasks, transfer
+from vitpose_jax.training import checkpoint, freezing, optimizer, sharding, tasks, transfer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
 from vitpose_jax.training.monitor import Monitor
@@ -74,7 +74,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     init_key, step_key = jax.random.split(key)
     schedule = optimizer.make_schedule(**config.schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     udp = {name: source.split.dataset.udp for name, source in sources.items()}
-    loss = tasks.pose_loss(model, udp=udp, sigma=config.codec.sigma)
+    learner = freezing.model_in_training(model, config.optimizer.freeze)
+    loss = tasks.pose_loss(learner, udp=udp, sigma=config.codec.sigma)
     program = make_program(model, loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh)
     evaluators = make_evaluators(config, model, mesh)
     trained = {source.split.dataset.name for source in sources.values()}

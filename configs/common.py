@@ -74,6 +74,7 @@ def get_config() -> ConfigDict:
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
     config.optimizer.clip_norm = 1.0
+    config.optimizer.freeze = ()  # "mhsa", "ffn", "encoder", or regular expressions over paths: what is not trained
 
     # vitpose_jax.training.optimizer.make_schedule
     config.schedule = ConfigDict()

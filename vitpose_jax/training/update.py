@@ -1,6 +1,6 @@
 """One update: gradient, optimizer, new state, compiled for a mesh. What training runs, planning and timing run, too."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from vitpose_jax.models.vitpose import ViTPose
-from vitpose_jax.training import optimizer
+from vitpose_jax.training import freezing, optimizer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.state import TrainState
 from vitpose_jax.training.tasks import Loss
@@ -50,7 +50,7 @@ def make_program(
     tx = optimizer.adamw(train_state.variable_shapes(model)["params"], schedule, **optimizer_settings)
     target = train_state.abstract_state(model, tx, mesh)
     step = jax.jit(
-        make_train_step(loss, tx, schedule, key),
+        make_train_step(loss, tx, schedule, key, freeze=optimizer_settings.get("freeze", ())),
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
     )
@@ -58,7 +58,12 @@ def make_program(
 
 
 def make_train_step(
-    loss: Loss, tx: optax.GradientTransformation, schedule: optimizer.Schedule, key: jax.Array
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    schedule: optimizer.Schedule,
+    key: jax.Array,
+    *,
+    freeze: Sequence[str] = (),
 ) -> TrainStep:
     """The update itself, to be jitted.
 
@@ -67,6 +72,7 @@ def make_train_step(
         tx: the optimizer.
         schedule: step to base learning rate, for the log.
         key: seed of all randomness on the device; a step folds its number in, so that resuming repeats it.
+        freeze: what the optimizer was made to leave alone, see `freezing.frozen_paths`; no gradient of it is computed.
 
     Returns:
         (state, batch) to (new state, metrics); metrics are the task's and `gradient_norm`, `learning_rate`.
@@ -74,11 +80,14 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         step_key = jax.random.fold_in(key, state.step)
-        gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(
-            state.params, state.batch_stats, batch, step_key
-        )
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained = freezing.trainable(state.params, freeze)
+
+        def loss_of(trained, *rest):
+            return loss(freezing.joined(state.params, trained), *rest)
+
+        gradients, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(trained, state.batch_stats, batch, step_key)
+        updates, opt_state = tx.update(gradients, state.opt_state, trained)
+        params = freezing.joined(state.params, optax.apply_updates(trained, updates))
         metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": schedule(state.step)}
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
