@@ -1,5 +1,12 @@
 """How much arithmetic a model is."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr, jaxprs_in_params
+
 from vitpose_jax.models import vit, windows
 from vitpose_jax.models.vitpose import ViTPose
 
@@ -28,3 +35,27 @@ def encoder_multiply_accumulates(model: ViTPose) -> int:
     equal = fields["depth"] * tokens * width * (4 * width + 2 * fields["mlp_dim"])
     attended = fields["depth"] // len(period) * 2 * tokens * width * seen
     return int(equal + attended) + tokens * vit.PATCH_SIZE**2 * 3 * width
+
+
+def multiply_accumulates(function: Callable, *arguments: Any) -> int:
+    """Multiply-accumulates of all matrix products of a function, those in a scan as often as it runs.
+
+    Counted before compiling; XLA's own count takes a scan's body once.
+
+    Args:
+        function: what is counted; may be jitted, may hold gradients. Has no convolutions, as none of our models has.
+        arguments: arrays, or their shapes.
+    """
+    return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _products(jaxpr: Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += math.prod(equation.outvars[0].aval.shape) * summed
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += times * sum(_products(inside) for inside in jaxprs_in_params(equation.params))
+    return total
