@@ -149,7 +149,9 @@ def attention(
 ) -> tuple[dict[str, Timing], dict[str, Mapping[str, Any]]]:  # fmt: skip
     """Forward pass and training step with full attention, and with shift + pool windows."""
     prepared = {}
-    for name, windows in (("full", {}), ("shift_pool", {"attention": "shift_pool", "window_size": tuple(window_size)})):
+    windowed: dict[str, Any] = {"attention": "shift_pool", "window_size": tuple(window_size)}
+    variants: dict[str, dict[str, Any]] = {"full": {}, "shift_pool": windowed}
+    for name, windows in variants.items():
         model = vitpose(
             size=size, decoder=decoder, dtype=dtype, image_size=tuple(image_size), ratio=ratio, remat=remat,
             num_keypoints={"coco": 17}, **windows,

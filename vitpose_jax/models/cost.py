@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import Jaxpr, jaxprs_in_params
+from jax.extend.core import jaxprs_in_params
 
 from vitpose_jax.models import vit, windows
 from vitpose_jax.models.vitpose import ViTPose
@@ -26,7 +26,7 @@ def encoder_multiply_accumulates(model: ViTPose) -> int:
         (rows, cols),
         **{name: fields[name] for name in ("attention", "window_size", "full_every", "relative_positions")},
     )
-    seen = 0  # keys of all blocks of a period
+    seen = 0.0  # keys of all blocks of a period
     for block in period:
         in_window = block.size[0] * block.size[1]
         seen += in_window + (tokens // in_window if block.pool else 0)
@@ -49,13 +49,13 @@ def multiply_accumulates(function: Callable, *arguments: Any) -> int:
     return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _products(jaxpr: Jaxpr) -> int:
+def _products(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += math.prod(equation.outvars[0].aval.shape) * summed
+            factor, product = (side[0].aval.shape for side in (equation.invars, equation.outvars))
+            total += math.prod(product) * math.prod(factor[axis] for axis in contracted)
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         total += times * sum(_products(inside) for inside in jaxprs_in_params(equation.params))
     return total

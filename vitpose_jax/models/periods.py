@@ -37,21 +37,27 @@ def scan_periods(
     """
     depth, period = len(drop_rates), len(blocks)
 
-    def runner(block: nn.Module) -> Callable[..., jax.Array]:
-        def run(x: jax.Array, params: Any, rate: jax.Array, key: jax.Array | None) -> jax.Array:
+    def runner(i: int, block: nn.Module) -> Callable[..., jax.Array]:
+        def run(x: jax.Array, group: Any) -> jax.Array:
+            params, rate, key = jax.tree.map(lambda leaf: leaf[i], group)
             rngs = {} if key is None else {"drop_path": key}
             return block.apply({"params": params}, x, rate, expert, rngs=rngs)[0]
 
         # A scan of one iteration becomes plain code, in which the compiler would merge what is computed again.
-        return run if remat is None else jax.checkpoint(run, policy=remat, prevent_cse=period == depth)
+        return jax.checkpoint(run, policy=remat or _all_but_slices, prevent_cse=period == depth)
 
-    runners = [runner(block) for block in blocks]
+    runners = [runner(i, block) for i, block in enumerate(blocks)]
 
     def run_group(x: jax.Array, group: Any) -> tuple[jax.Array, None]:
-        for i, run in enumerate(runners):
-            x = run(x, *jax.tree.map(lambda leaf, i=i: leaf[i], group))
+        for run in runners:
+            x = run(x, group)
         return x, None
 
     stacked = params, drop_rates, None if key is None else jax.random.split(key, depth)
     groups = jax.tree.map(lambda leaf: leaf.reshape(depth // period, period, *leaf.shape[1:]), stacked)
     return jax.lax.scan(run_group, x, groups, unroll=unroll)[0]
+
+
+def _all_but_slices(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Keeps everything for the backward pass except a block's part of its group's weights, which would be a copy."""
+    return primitive.name not in ("slice", "squeeze", "dynamic_slice")
