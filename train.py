@@ -30,7 +30,7 @@ from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.progress import progress_bar
-from vitpose_jax.training import checkpoint, optimizer, processes, sharding, tasks, transfer
+from vitpose_jax.training import checkpoint, freezing, optimizer, processes, sharding, tasks, transfer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
 from vitpose_jax.training.model_file import ModelFile
@@ -86,7 +86,8 @@ def train(
     init_key, step_key = jax.random.split(key)
     schedule = optimizer.make_schedule(**config.schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     udp = {name: source.split.dataset.udp for name, source in sources.items()}
-    loss = tasks.pose_loss(model, udp=udp, sigma=config.codec.sigma)
+    learner = freezing.model_in_training(model, config.optimizer.freeze)
+    loss = tasks.pose_loss(learner, udp=udp, sigma=config.codec.sigma)
     program = make_program(
         model, loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh, accumulate=accumulate
     )
@@ -190,6 +191,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         known = {**known, **checkpoint.load_model_file(config.init_from.path).settings}
         if not config.model.experts:
             known = {**known, "part_features": None}  # a plain model; transfer.init_from says what to do
+        if config.model.attention == "full":
+            known = {**known, "window_size": None, "full_every": 0}
     with config.unlocked():
         config.model.update({name: known[name] for name, value in config.model.items() if value is None})
         for name, count in config.model.num_keypoints.items():
