@@ -84,6 +84,32 @@ def draw_pose(
     return canvas
 
 
+def draw_numbers(image: np.ndarray, bboxes_xywh: Sequence[np.ndarray], numbers: Sequence[int]) -> np.ndarray:
+    """Write a number at the upper left corner of each box, white on a dark plate.
+
+    Args:
+        image: uint8 [H, W, 3], RGB. Stays as it is.
+        bboxes_xywh: float [4] each, pixels of `image`.
+        numbers: one for each box.
+
+    Returns:
+        uint8 [H, W, 3], a copy.
+    """
+    canvas = image.copy()
+    for (x, y, width, height), number in zip(bboxes_xywh, numbers, strict=True):
+        capital_px = int(np.clip(np.sqrt(width * height) / 14, 9, 28))
+        plate_height, plate_width = 2 * capital_px, round(capital_px * (0.8 + 0.85 * len(str(number))))
+        left = int(np.clip(x, 0, max(0, canvas.shape[1] - plate_width)))
+        top = int(np.clip(y, 0, max(0, canvas.shape[0] - plate_height)))
+        plate = canvas[top : top + plate_height, left : left + plate_width]
+        plate[:] = OUTLINE
+        _write(
+            plate, str(number), left=round(0.4 * capital_px), baseline=round(1.5 * capital_px), capital_px=capital_px,
+            color=PAPER,
+        )  # fmt: skip
+    return canvas
+
+
 def _thickness(points: np.ndarray) -> int:
     """Line thickness in pixels that suits a person with keypoints [n, 2]; a stray keypoint does not matter."""
     low, high = np.quantile(points, (0.15, 0.85), axis=0)

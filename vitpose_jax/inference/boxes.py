@@ -58,9 +58,7 @@ class Boxes:
 BoxSource = Callable[[Picture], Boxes]
 
 
-def make_boxes(
-    bboxes_xywh: Any, scores: Any = None, category_ids: Any = None, image_id: int | None = None
-) -> Boxes:
+def make_boxes(bboxes_xywh: Any, scores: Any = None, category_ids: Any = None, image_id: int | None = None) -> Boxes:
     """`Boxes` from lists; scores and categories are 1 where there are none."""
     bboxes = np.asarray(bboxes_xywh, np.float64)
     bboxes = bboxes.reshape(-1, 4) if bboxes.size == 0 else bboxes

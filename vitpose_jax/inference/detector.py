@@ -44,7 +44,7 @@ def hugging_face_detector(
         )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"no object detector {name!r} could be loaded: {error}") from error
-    known = set(pipeline.model.config.id2label.values())
+    known = {str(label) for label in (pipeline.model.config.id2label or {}).values()}
     unknown = sorted(set(labels) - known)
     if unknown:
         raise ValueError(f"detector {name} knows no {', '.join(unknown)}; it knows {', '.join(sorted(known))}")

@@ -149,9 +149,7 @@ class PoseEstimator:
             where = "" if single else f" number {number}"
             check_image(image, where)
             boxes.append(check_bboxes(bboxes, image.shape[:2], where))
-        box_scores = [
-            _scores(scores, len(bboxes)) for scores, bboxes in zip(bbox_scores, boxes, strict=True)
-        ]
+        box_scores = [_scores(scores, len(bboxes)) for scores, bboxes in zip(bbox_scores, boxes, strict=True)]
         points, scores = self._run(images, boxes)
         poses = self._poses(points, scores, boxes, box_scores)
         return poses[0] if single else poses
@@ -181,24 +179,21 @@ class PoseEstimator:
             raise ValueError(f"the model predicts values that are not finite; the weights in {self.path} are broken")
         return all_points, all_scores
 
-    def _cut_on_host(
-        self, images: Sequence[np.ndarray], regions: Sequence[np.ndarray]
-    ) -> Iterator[tuple[Any, int]]:
+    def _cut_on_host(self, images: Sequence[np.ndarray], regions: Sequence[np.ndarray]) -> Iterator[tuple[Any, int]]:
         """Starts batches of crops of all images: (what the device will return, number of rows that count)."""
-        size = self.model.image_size
+
+        def cut(job: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+            image, box = job
+            return geometry.cut_region(image, box, self.model.image_size, udp=self._udp)
+
         jobs = [(image, box) for image, boxes in zip(images, regions, strict=True) for box in boxes]
         for start, count, rows in _batches(len(jobs), self.batch_sizes):
-            cut = self._threads.map(
-                lambda job: geometry.cut_region(*job, size, udp=self._udp), jobs[start : start + count]
-            )
-            crops, matrices = zip(*cut, strict=True)
+            crops, matrices = zip(*self._threads.map(cut, jobs[start : start + count]), strict=True)
             batch = _padded({"image": np.stack(crops), "crop_to_image": np.stack(matrices)}, rows)
             batch = sharding.global_batch(batch, self._mesh)
             yield self._compiled(self.variables, batch["image"], batch["crop_to_image"]), count
 
-    def _cut_on_device(
-        self, images: Sequence[np.ndarray], regions: Sequence[np.ndarray]
-    ) -> Iterator[tuple[Any, int]]:
+    def _cut_on_device(self, images: Sequence[np.ndarray], regions: Sequence[np.ndarray]) -> Iterator[tuple[Any, int]]:
         """Like `_cut_on_host`, image by image."""
         everywhere = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
         for image, boxes in zip(images, regions, strict=True):
@@ -216,7 +211,8 @@ class PoseEstimator:
         self, points: np.ndarray, scores: np.ndarray, boxes: Sequence[np.ndarray], box_scores: Sequence[np.ndarray]
     ) -> list[list[Pose]]:
         instance_scores = rescore(scores, np.concatenate([np.zeros(0), *box_scores]))
-        poses, row = [], 0
+        poses: list[list[Pose]] = []
+        row = 0
         for bboxes, confidences in zip(boxes, box_scores, strict=True):
             poses.append([])
             for bbox, confidence in zip(bboxes, confidences, strict=True):
@@ -247,7 +243,9 @@ def check_image(image: Any, where: str = "") -> None:
     elif image.ndim == 3 and image.shape[2] == 4:
         advice = "; leave the alpha channel out with image[..., :3]"
     elif image.dtype != np.uint8:
-        advice = "; values are whole numbers in 0…255: multiply an image in 0…1 by 255, round, and use .astype(np.uint8)"
+        advice = (
+            "; values are whole numbers in 0…255: multiply an image in 0…1 by 255, round, and use .astype(np.uint8)"
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image{where} is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3], RGB{advice}")
     if 0 in image.shape:
