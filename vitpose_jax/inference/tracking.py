@@ -44,7 +44,10 @@ class Tracker:
         )  # fmt: skip
 
     def __call__(self, poses: Sequence[Pose]) -> list[Pose]:
-        """The next frame's poses with their identities, in the same order; None for one that is not sure enough."""
+        """The next frame's poses with their identities, in the same order.
+
+        None in an individual's first frame, and for a box that is not sure enough and belongs to nobody known.
+        """
         boxes = np.array([pose.bbox_xywh for pose in poses], np.float64).reshape(-1, 4)
         found = self._tracker.update(
             self._detections(
