@@ -12,6 +12,7 @@ LADDER = (
     ("codec", "models", "data"),
     ("training", "convert"),
     ("evaluation",),
+    ("inference",),
     ("benchmark", "sweep"),
 )
 

@@ -143,6 +143,24 @@ def cut_crop(image: np.ndarray, image_to_crop: np.ndarray, crop_size: tuple[int,
     return cv2.warpAffine(image, np.asarray(image_to_crop, np.float64), (width, height), flags=cv2.INTER_LINEAR)
 
 
+def cut_region(
+    image: np.ndarray, box_cxcywh: npt.ArrayLike, crop_size: tuple[int, int], *, udp: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The crop that shows a region as it is: how evaluation and inference cut.
+
+    Args:
+        image: uint8 [H_img, W_img, 3].
+        box_cxcywh: [4] region in image pixels.
+        crop_size: (H, W).
+        udp: see `crop_matrix`.
+
+    Returns:
+        (uint8 [H, W, 3], float32 [2, 3] crop_to_image).
+    """
+    image_to_crop = crop_matrix(box_cxcywh, crop_size, udp=udp)
+    return cut_crop(image, image_to_crop, crop_size), invert(image_to_crop).astype(np.float32)
+
+
 def decode_jpeg(data: bytes) -> np.ndarray:
     """Decodes an image file, upright as its EXIF orientation says.
 

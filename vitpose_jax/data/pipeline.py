@@ -317,10 +317,11 @@ class _EvalCrops:
                 instance=np.int32(0),
                 valid=np.bool_(False),
             )
-        image_to_crop = geometry.crop_matrix(self.boxes[index], self.crop_size, udp=self.udp)
+        image, box = self._pixels(int(self.images[index])), self.boxes[index]
+        crop, crop_to_image = geometry.cut_region(image, box, self.crop_size, udp=self.udp)
         return EvalCrop(
-            image=geometry.cut_crop(self._pixels(int(self.images[index])), image_to_crop, self.crop_size),
-            crop_to_image=geometry.invert(image_to_crop).astype(np.float32),
+            image=crop,
+            crop_to_image=crop_to_image,
             instance=np.int32(self.rows[index]),
             valid=np.bool_(True),
         )
