@@ -30,6 +30,7 @@ from vitpose_jax import geometry
 from vitpose_jax.data.augment import Augment, train_transform
 from vitpose_jax.data.datasets import Split
 from vitpose_jax.data.tables import Instances
+from vitpose_jax.data.truncate import cut_truncated_crop, is_shown
 from vitpose_jax.types import EvalCrop, Record, TrainCrop
 
 # Decoded images that an evaluation stream keeps in each of its processes. Boxes come ordered by image, and the threads
@@ -134,6 +135,7 @@ def eval_stream(
     crop_size: tuple[int, int],
     udp: bool,
     batch_size: int,
+    pictures_ltrb: np.ndarray | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
@@ -151,6 +153,7 @@ def eval_stream(
         crop_size: (H, W).
         udp: convention of the crops, see `geometry`.
         batch_size: B, of all processes together.
+        pictures_ltrb: int64 [P, 4], what is left of each instance's picture, see `truncate.Truncated`; None: all.
         process_index: p, of this process.
         process_count: P.
         num_workers: see `train_stream`.
@@ -172,7 +175,15 @@ def eval_stream(
     order = np.concatenate([order, np.full(padding, -1)])
     own = np.split(order, process_count)[process_index]
     boxes = split.dataset.regions(instances.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0])
-    crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp)
+    crops = _EvalCrops(
+        split,
+        own,
+        instances.image[own],
+        boxes[own],
+        crop_size,
+        udp,
+        None if pictures_ltrb is None else pictures_ltrb[own],
+    )
     return _start(grain.MapDataset.source(crops).batch(rows), num_workers, num_threads, prefetch)
 
 
@@ -248,20 +259,25 @@ class _CutTrainCrop(grain.transforms.RandomMap):
     def random_map(self, record: Record, rng: np.random.Generator) -> TrainCrop:
         image = self.split.decode(record["jpeg"], self.split.instances.image[record["instance"]])
         image_width, keypoint_set = image.shape[1], self.split.keypoint_set
-        box = record["box_cxcywh"]
+        aspect_ratio = self.crop_size[1] / self.crop_size[0]
+        box, keypoints_img = record["box_cxcywh"], record["keypoints"]
         if self.augment.jitter_each_epoch:
             box = self.augment.jitter_center(box, record["bbox_xywh"], rng)
+        truncated = self.augment.truncated(record["bbox_xywh"], rng)
+        if truncated:
+            box = self.split.dataset.regions(truncated.bbox_xywh, aspect_ratio=aspect_ratio)
+            keypoints_img = keypoints_img * is_shown(keypoints_img[:, :2], truncated.picture_ltrb)[:, None]
         view = self.augment.sample(
             box,
-            record["keypoints"],
+            keypoints_img,
             image_width=image_width,
-            aspect_ratio=self.crop_size[1] / self.crop_size[0],
+            aspect_ratio=aspect_ratio,
             keypoint_set=keypoint_set,
             rng=rng,
         )
         image_to_crop, keypoints = train_transform(
             view,
-            record["keypoints"],
+            keypoints_img,
             image_width=image_width,
             crop_size=self.crop_size,
             flip_index=keypoint_set.flip_index,
@@ -270,10 +286,18 @@ class _CutTrainCrop(grain.transforms.RandomMap):
         padded = np.zeros((self.num_keypoints, 3), np.float32)
         padded[: len(keypoints)] = keypoints
         return TrainCrop(
-            image=geometry.cut_crop(image, image_to_crop, self.crop_size),
+            image=_cut(image, image_to_crop, self.crop_size, truncated.picture_ltrb if truncated else None),
             keypoints=padded,
             dataset=np.int32(self.index),
         )
+
+
+def _cut(
+    image: np.ndarray, image_to_crop: np.ndarray, crop_size: tuple[int, int], picture_ltrb: np.ndarray | None
+) -> np.ndarray:
+    if picture_ltrb is None:
+        return geometry.cut_crop(image, image_to_crop, crop_size)
+    return cut_truncated_crop(image, picture_ltrb, image_to_crop, crop_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,6 +310,7 @@ class _EvalCrops:
     boxes: np.ndarray
     crop_size: tuple[int, int]
     udp: bool
+    pictures: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -299,8 +324,9 @@ class _EvalCrops:
                 valid=np.bool_(False),
             )
         image_to_crop = geometry.crop_matrix(self.boxes[index], self.crop_size, udp=self.udp)
+        picture_ltrb = None if self.pictures is None else self.pictures[index]
         return EvalCrop(
-            image=geometry.cut_crop(self._pixels(int(self.images[index])), image_to_crop, self.crop_size),
+            image=_cut(self._pixels(int(self.images[index])), image_to_crop, self.crop_size, picture_ltrb),
             crop_to_image=geometry.invert(image_to_crop).astype(np.float32),
             instance=np.int32(self.rows[index]),
             valid=np.bool_(True),
