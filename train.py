@@ -165,7 +165,9 @@ def train(
                     latest_metrics = evaluate(evaluators, state, workdir, checkpoints, log, stop)
                 monitor.restart_clock()
     if jax.process_index() == 0:
-        paths.write(workdir / "finished.json", json.dumps({"step": total_steps, "epochs": config.train.epochs}))
+        paths.write(
+            paths.path(workdir) / "finished.json", json.dumps({"step": total_steps, "epochs": config.train.epochs})
+        )
     print(f"checkpoints: {checkpoints.folder}\nscalars: {log.path}")
     return latest_metrics
 

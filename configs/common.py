@@ -123,6 +123,7 @@ def _augment() -> ConfigDict:
     augment.center_jitter_prob = config_dict.placeholder(float)  # 0.3
     augment.center_jitter = 0.4  # of the box: up to 20 % either way
     augment.jitter_each_epoch = False  # the original draws it once per run
+    augment.truncate = 0.0  # probability that the picture ends within the body; the original has no such crops
     return augment
 
 
