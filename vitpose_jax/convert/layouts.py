@@ -56,12 +56,17 @@ TABLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     MAE: (
         ("pos_embed", "backbone.pos_embed"),
+        ("cls_token", "backbone.cls_token"),
         ("patch_embed.proj.{leaf}", "backbone.patch_embed.proj.{leaf}"),
         *(
-            (f"blocks.{{i}}.{part}.{{leaf}}", f"{_BLOCK}.{part}.{{leaf}}")
+            (f"{theirs}.{{i}}.{part}.{{leaf}}", f"{ours}.blocks.{{i}}.{part}.{{leaf}}")
+            for theirs, ours in (("blocks", "backbone"), ("decoder_blocks", "mae_decoder"))
             for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
         ),
         ("norm.{leaf}", "backbone.last_norm.{leaf}"),
+        ("mask_token", "mae_decoder.mask_token"),
+        ("decoder_pos_embed", "mae_decoder.pos_embed"),
+        *((f"decoder_{part}.{{leaf}}", f"mae_decoder.{part}.{{leaf}}") for part in ("embed", "norm", "pred")),
     ),
     HUGGING_FACE: (
         ("backbone.embeddings.position_embeddings", "backbone.pos_embed"),
