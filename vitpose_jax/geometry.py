@@ -12,10 +12,12 @@ numpy and OpenCV only: data-loading workers import this module and must never im
 
 import math
 import re
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 # Data loading runs one worker per core. A pool of OpenCV threads in every worker would only make them compete, and does
 # not survive a fork. Set here because this module is what every worker that touches pixels imports.
@@ -141,6 +143,24 @@ def cut_crop(image: np.ndarray, image_to_crop: np.ndarray, crop_size: tuple[int,
     """
     height, width = crop_size
     return cv2.warpAffine(image, np.asarray(image_to_crop, np.float64), (width, height), flags=cv2.INTER_LINEAR)
+
+
+def resize_region(image: np.ndarray, region_xywh: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """A rectangle of an image, brought to a size: bicubic, anti-aliased when it shrinks, rounded to whole grey levels.
+
+    Args:
+        image: uint8 [H_img, W_img, 3].
+        region_xywh: left, top, width, height in whole pixels, inside of the image; nothing beyond it is looked at.
+        size: (height, width) wanted.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Source: torchvision's RandomResizedCrop on Pillow images, which MAE is trained with.
+    """
+    x, y, width, height = region_xywh
+    region = Image.fromarray(np.ascontiguousarray(image[y : y + height, x : x + width]))
+    return np.asarray(region.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:

@@ -23,6 +23,8 @@ from vitpose_jax.keypoints import KeypointSet, load_keypoint_set
 BUILD_FILE = "build.json"
 BUILD_FORMAT = 2
 
+IMAGES = "images"  # name of every set of images without annotations
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -103,7 +105,66 @@ def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
         ValueError: the set is unfinished, from another version, or has no such split.
     """
     data_dir = pathlib.Path(data_dir)
-    command = f"python -m vitpose_jax.data.build {'|'.join([*DATASETS, CUSTOM])} --source DIR --out {data_dir}"
+    build, records = _open(data_dir, name)
+    if build["dataset"] == IMAGES:
+        raise ValueError(f"{data_dir} holds images without annotations: they serve pre-training, not poses")
+    if build["dataset"] == CUSTOM:
+        dataset = custom_dataset(load_keypoint_set(data_dir / build["keypoints"]))
+    else:
+        dataset = DATASETS[build["dataset"]]
+    split = build["splits"][name]
+    images, instances = read_tables(data_dir / split["instances"])
+    return Split(
+        data_dir=data_dir,
+        name=name,
+        dataset=dataset,
+        images=images,
+        instances=instances,
+        skipped_image_ids=np.array(split["skipped_image_ids"], np.int64),
+        annotation_file=data_dir / split["annotations"],
+        detection_file=data_dir / split["detections"] if split["detections"] else None,
+        other_files=tuple(data_dir / file for file in split["others"]),
+        _records=records,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredImages:
+    """The images of a split of any built set, with or without annotations. Made by `open_images`.
+
+    Nothing but the number of images is in memory. Pickled, it is only its place.
+    """
+
+    data_dir: pathlib.Path
+    name: str
+    _records: Any = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __reduce__(self):
+        return open_images, (self.data_dir, self.name)
+
+    def read(self, image: int) -> tuple[bytes, str]:
+        """(the file of an image, untouched, its name)."""
+        record = self._records[int(image)]
+        name = record["file_name"]
+        return record["image"], name.decode() if isinstance(name, bytes) else str(name)
+
+
+def open_images(data_dir: str | pathlib.Path, name: str) -> StoredImages:
+    """Opens the images of a split of a built data set: what `build images` wrote, or any other one's.
+
+    Args and Raises: see `open_split`.
+    """
+    data_dir = pathlib.Path(data_dir)
+    return StoredImages(data_dir, name, _open(data_dir, name)[1])
+
+
+def _open(data_dir: pathlib.Path, name: str) -> tuple[dict[str, Any], Any]:
+    """(build file, records) of a complete set that has the split and its files."""
+    names = "|".join([*DATASETS, CUSTOM, IMAGES])
+    command = f"python -m vitpose_jax.data.build {names} --source DIR --out {data_dir}"
     if not (data_dir / BUILD_FILE).is_file():
         raise FileNotFoundError(f"there is no built data set in {data_dir}; build one with: {command}")
     build = read_json(data_dir / BUILD_FILE)
@@ -117,31 +178,15 @@ def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
         raise ValueError(f"{data_dir} has the splits {sorted(build['splits'])}, not {name!r}")
     split = build["splits"][name]
 
-    needed = [split["annotations"], split["detections"], split["instances"], *split["others"], *split["shards"]]
-    needed.append(build["keypoints"])
+    needed = [split.get("annotations"), split.get("detections"), split.get("instances"), *split.get("others", ())]
+    needed += [*split["shards"], build.get("keypoints")]
     missing = [file for file in needed if file is not None and not (data_dir / file).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{data_dir} lacks {', '.join(missing)}; delete the folder and build it anew: {command}"
         )
-    if build["dataset"] == CUSTOM:
-        dataset = custom_dataset(load_keypoint_set(data_dir / build["keypoints"]))
-    else:
-        dataset = DATASETS[build["dataset"]]
-    images, instances = read_tables(data_dir / split["instances"])
-    records = tfds.builder_from_directory(data_dir).as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
-    return Split(
-        data_dir=data_dir,
-        name=name,
-        dataset=dataset,
-        images=images,
-        instances=instances,
-        skipped_image_ids=np.array(split["skipped_image_ids"], np.int64),
-        annotation_file=data_dir / split["annotations"],
-        detection_file=data_dir / split["detections"] if split["detections"] else None,
-        other_files=tuple(data_dir / file for file in split["others"]),
-        _records=records,
-    )
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return build, tfds.builder_from_directory(data_dir).as_data_source(name, decoders=decoders)
 
 
 def detection_boxes(split: Split, path: str | pathlib.Path | None = None, *, score_threshold: float = 0.0) -> Instances:

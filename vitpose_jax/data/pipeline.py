@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import signal
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -93,28 +93,60 @@ def train_stream(
         raise ValueError("a training stream needs at least one source")
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed and start_step are 0 or more, not {seed} and {start_step}")
-    rows = _rows_per_process(batch_size, process_index, process_count)
+    rows = rows_per_process(batch_size, process_index, process_count)
     num_keypoints = max(len(source.split.keypoint_set) for source in sources)
-    unweighted = [source.split for source in sources if source.weight is None]
-    if 0 < len(unweighted) < len(sources):
+    parts = [
+        Part(
+            repr(source.split),
+            _TrainRecords(source.split, source.augment, crop_size[1] / crop_size[0], seed, index),
+            _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index),
+            source.weight,
+        )
+        for index, source in enumerate(sources)
+    ]
+    stream = interleaved(parts, seed)
+    stream = stream[start_step * batch_size + process_index :: process_count].batch(rows, drop_remainder=True)
+    return start(stream, num_workers, num_threads, prefetch)
+
+
+class Part(NamedTuple):
+    """A source as `interleaved` takes it.
+
+    Attributes:
+        name: for an error.
+        records: at random access.
+        cut: makes a crop of a record.
+        weight: see `TrainSource`.
+    """
+
+    name: str
+    records: Any
+    cut: grain.transforms.RandomMap
+    weight: float | None
+
+
+def interleaved(parts: Sequence[Part], seed: int) -> grain.MapDataset:
+    """The endless sequence of crops of several sources, each shuffled anew whenever it has been gone through.
+
+    Raises:
+        ValueError: a source is empty, a weight is not above 0, or some sources have weights and some have none.
+    """
+    unweighted = [part.name for part in parts if part.weight is None]
+    if 0 < len(unweighted) < len(parts):
         raise ValueError(
             "weights are relative to each other: give every data set one, or none (then numbers of instances count); "
-            f"without one are {', '.join(map(repr, unweighted))}"
+            f"without one are {', '.join(unweighted)}"
         )
-    parts, weights = [], []
-    for index, source in enumerate(sources):
-        weight = len(source.split) if source.weight is None else source.weight
-        if not len(source.split) or not weight > 0:
-            raise ValueError(f"source {index}, {source.split!r}, needs instances and a weight above 0, not {weight}")
-        records = _TrainRecords(source.split, source.augment, crop_size[1] / crop_size[0], seed, index)
-        cut = _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index)
+    streams, weights = [], []
+    for index, part in enumerate(parts):
+        weight = len(part.records) if part.weight is None else part.weight
+        if not len(part.records) or not weight > 0:
+            raise ValueError(f"source {index}, {part.name}, needs instances and a weight above 0, not {weight}")
         # One seed for each source: two of the same length would otherwise be shuffled alike.
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-        parts.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
+        streams.append(grain.MapDataset.source(part.records).seed(own_seed).shuffle().repeat().random_map(part.cut))
         weights.append(weight)
-    stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
-    stream = stream[start_step * batch_size + process_index :: process_count].batch(rows, drop_remainder=True)
-    return _start(stream, num_workers, num_threads, prefetch)
+    return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
 
 
 def eval_stream(
@@ -154,7 +186,7 @@ def eval_stream(
     Raises:
         ValueError: an argument does not fit the others.
     """
-    rows = _rows_per_process(batch_size, process_index, process_count)
+    rows = rows_per_process(batch_size, process_index, process_count)
     if not len(instances):
         raise ValueError(f"there is no instance of {split!r} to evaluate on")
     order = np.argsort(instances.image, kind="stable")
@@ -163,10 +195,11 @@ def eval_stream(
     own = np.split(order, process_count)[process_index]
     boxes = split.dataset.regions(instances.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0])
     crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp)
-    return _start(grain.MapDataset.source(crops).batch(rows), num_workers, num_threads, prefetch)
+    return start(grain.MapDataset.source(crops).batch(rows), num_workers, num_threads, prefetch)
 
 
-def _rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
+def rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
+    """How many crops of a batch a process makes. Raises ValueError if that is not the same for all."""
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index is from 0 to process_count - 1, not {process_index} of {process_count}")
     if batch_size < 1 or batch_size % process_count:
@@ -174,8 +207,8 @@ def _rows_per_process(batch_size: int, process_index: int, process_count: int) -
     return batch_size // process_count
 
 
-def _start(stream: grain.MapDataset, num_workers: int, num_threads: int, prefetch: int) -> grain.DatasetIterator:
-    """Begins to make a stream's batches ahead of time."""
+def start(stream: grain.MapDataset, num_workers: int, num_threads: int, prefetch: int) -> grain.DatasetIterator:
+    """Begins to make a stream's batches ahead of time; arguments as of `train_stream`."""
     if num_workers < 0 or num_threads < 1 or prefetch < 1:
         raise ValueError(
             f"num_workers needs to be 0 or more, num_threads and prefetch 1 or more, not {num_workers}, {num_threads} "

@@ -108,7 +108,8 @@ def mae_loss(model: MAE) -> Loss:
     """
 
     def loss(params, batch_stats, batch, key):
-        predicted, mask = model.apply({"params": params}, batch["image"], train=True, rngs={"mask": key})
+        outputs: Any = model.apply({"params": params}, batch["image"], train=True, rngs={"mask": key})
+        predicted, mask = outputs
         value = reconstruction_loss(predicted, model.target(batch["image"]), mask)
         return value, (batch_stats, {"loss": value})
 

@@ -1,0 +1,204 @@
+"""Crops without labels, for pre-training: of whole images or of people, as MAE's recipe cuts them.
+
+The streams have the properties of those in `pipeline`: the training stream is a pure function of (seed, step).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from vitpose_jax import geometry
+from vitpose_jax.data import pipeline
+from vitpose_jax.data.datasets import Split, StoredImages, open_images, open_split
+from vitpose_jax.types import PlainCrop, Size
+
+VIEWS = ("images", "people")
+_TRIES = 10  # to draw a region that fits, before the largest central one is taken
+
+Region = tuple[int, int, int, int]  # left, top, width, height; whole pixels inside of an image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomResizedCrop:
+    """Settings of the random crops. The defaults are those of MAE's recipe.
+
+    Attributes:
+        min_area: smallest share of the region that a crop shows.
+        max_area: largest share.
+        max_stretch: a crop's content may be made this much wider or narrower than it is; log-uniform.
+        flip_prob: probability of a mirrored crop.
+
+    Source: torchvision's RandomResizedCrop, whose stretch is 4/3; there crops are square.
+    """
+
+    min_area: float = 0.2
+    max_area: float = 1.0
+    max_stretch: float = 4 / 3
+    flip_prob: float = 0.5
+
+    def __post_init__(self):
+        if not 0 < self.min_area <= self.max_area <= 1:
+            raise ValueError(
+                f"augment.min_area and max_area are {self.min_area} and {self.max_area}; they need to be shares of a "
+                "region: above 0, up to 1, in this order"
+            )
+        if not self.max_stretch >= 1:
+            raise ValueError(f"augment.max_stretch is {self.max_stretch}; it needs to be 1 or more")
+        if not 0 <= self.flip_prob <= 1:
+            raise ValueError(f"augment.flip_prob is {self.flip_prob}; it needs to be a probability in [0, 1]")
+
+    def sample(self, region: Region, *, aspect_ratio: float, rng: np.random.Generator) -> Region:
+        """Draws the rectangle that a crop shows.
+
+        Args:
+            region: what may be seen.
+            aspect_ratio: crop width / crop height.
+            rng: source of randomness.
+        """
+        x, y, width, height = region
+        log_stretch = math.log(self.max_stretch)
+        for _ in range(_TRIES):
+            area = width * height * rng.uniform(self.min_area, self.max_area)
+            aspect = aspect_ratio * math.exp(rng.uniform(-log_stretch, log_stretch))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                return x + int(rng.integers(width - w + 1)), y + int(rng.integers(height - h + 1)), w, h
+        low, high = aspect_ratio / self.max_stretch, aspect_ratio * self.max_stretch
+        return central(region, aspect_ratio=min(max(width / height, low), high))
+
+
+def central(region: Region, *, aspect_ratio: float) -> Region:
+    """The largest rectangle of a shape (width / height) in the middle of a region."""
+    x, y, width, height = region
+    w = max(1, min(width, round(height * aspect_ratio)))
+    h = max(1, min(height, round(width / aspect_ratio)))
+    return x + (width - w) // 2, y + (height - h) // 2, w, h
+
+
+class Seen(NamedTuple):
+    """An image file and the region of it that may be seen."""
+
+    jpeg: bytes
+    box_cxcywh: np.ndarray | None  # None: all of it
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """What a built split offers to look at: its images, or the people on them.
+
+    Attributes:
+        split: the opened split.
+        aspect_ratio: width / height of the region that is made of a person's box, see `Dataset.regions`.
+    """
+
+    split: StoredImages | Split
+    aspect_ratio: float
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Seen:
+        if isinstance(self.split, StoredImages):
+            jpeg, name = self.split.read(index)
+            return Seen(jpeg, None, name)
+        instances = self.split.instances
+        image = int(instances.image[index])
+        box = self.split.dataset.regions(instances.bbox_xywh[index], aspect_ratio=self.aspect_ratio)
+        return Seen(self.split.jpeg(image), box, str(self.split.images.file_name[image]))
+
+
+def open_views(data_dir: str, split: str, views: str, *, crop_size: Size) -> Views:
+    """Opens a split of a built data set for pre-training.
+
+    Args:
+        data_dir: the built set.
+        split: its name.
+        views: "images", or "people": the boxes of the annotated instances, enlarged as for pose crops.
+        crop_size: (H, W).
+
+    Raises:
+        ValueError: for other `views`, or for people of a set without annotations.
+        FileNotFoundError: see `open_split`.
+    """
+    if views not in VIEWS:
+        raise ValueError(f"views of a data set must be one of {VIEWS}, not {views!r}")
+    opened = open_images(data_dir, split) if views == "images" else open_split(data_dir, split)
+    return Views(opened, crop_size[1] / crop_size[0])
+
+
+def decoded(seen: Seen) -> tuple[np.ndarray, Region]:
+    """The pixels of an image and the region that may be seen of them.
+
+    Raises:
+        ValueError: the image cannot be decoded.
+    """
+    try:
+        image = geometry.decode_jpeg(seen.jpeg)
+    except ValueError as error:
+        raise ValueError(f"image {seen.name}: {error}") from error
+    height, width = image.shape[:2]
+    if seen.box_cxcywh is None:
+        return image, (0, 0, width, height)
+    center, half = seen.box_cxcywh[:2], seen.box_cxcywh[2:] / 2
+    low = np.clip(np.floor(center - half), 0, (width - 1, height - 1)).astype(int)
+    high = np.clip(np.ceil(center + half), low + 1, (width, height)).astype(int)
+    return image, (int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
+
+
+def train_stream(
+    sources: Sequence[tuple[Views, float | None]],
+    augment: RandomResizedCrop,
+    *,
+    crop_size: Size,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    prefetch: int = 4,
+) -> grain.DatasetIterator:
+    """The endless stream of this process's training batches, {"image": uint8 [B/P, H, W, 3]}.
+
+    Args:
+        sources: what to look at, each with its weight, see `pipeline.TrainSource`.
+        augment: the random crops.
+        crop_size, batch_size, seed, start_step, process_index, process_count, num_workers, num_threads, prefetch: see
+            `pipeline.train_stream`.
+
+    Raises:
+        ValueError: an argument does not fit the others.
+    """
+    if not sources or seed < 0 or start_step < 0:
+        raise ValueError(f"a stream needs a source, and seed and start_step from 0 on, not {seed} and {start_step}")
+    rows = pipeline.rows_per_process(batch_size, process_index, process_count)
+    cut = _CutRandomCrop(augment, crop_size)
+    parts = [pipeline.Part(repr(views.split), views, cut, weight) for views, weight in sources]
+    stream = pipeline.interleaved(parts, seed)[start_step * batch_size + process_index :: process_count]
+    return pipeline.start(stream.batch(rows, drop_remainder=True), num_workers, num_threads, prefetch)
+
+
+def eval_crop(seen: Seen, crop_size: Size) -> np.ndarray:
+    """uint8 [H, W, 3]: the middle of what may be seen, for evaluation."""
+    image, region = decoded(seen)
+    return geometry.resize_region(image, central(region, aspect_ratio=crop_size[1] / crop_size[0]), crop_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _CutRandomCrop(grain.transforms.RandomMap):
+    augment: RandomResizedCrop
+    crop_size: Size
+
+    def random_map(self, seen: Seen, rng: np.random.Generator) -> PlainCrop:
+        image, region = decoded(seen)
+        height, width = self.crop_size
+        chosen = self.augment.sample(region, aspect_ratio=width / height, rng=rng)
+        crop = geometry.resize_region(image, chosen, self.crop_size)
+        flipped = rng.uniform(0.0, 1.0) < self.augment.flip_prob
+        return PlainCrop(image=np.ascontiguousarray(crop[:, ::-1]) if flipped else crop)
