@@ -63,15 +63,13 @@ def evaluate(
         raise ValueError("no data set of this config has an eval_split: there is nothing to evaluate on")
 
     # Everything that may be missing is missed before the first crop is predicted.
-    settings = {name: {**config.eval, **section.eval} for name, section in sections.items()}
     evaluators, train_splits = {}, {}
     for name, section in sections.items():
         split = datasets.open_split(section.dir, section.eval_split)
         _check_keypoints(name, section.decoder or name, split, loaded.file)
         evaluators[name] = Evaluator(
-            loaded.model, split, mesh=mesh, dataset=section.decoder or name,
-            blur_kernel=loaded.file.codec["blur_kernel"], num_workers=config.input.num_workers,
-            num_threads=config.input.num_threads, **settings[name],
+            loaded.model, split, mesh=mesh, blur_kernel=loaded.file.codec["blur_kernel"],
+            **common.evaluator_settings(config, name),
         )  # fmt: skip
         if mean_pose:
             train_splits[name] = datasets.open_split(section.dir, section.train_split or section.eval_split)
@@ -83,12 +81,15 @@ def evaluate(
         evaluation = evaluator(variables)
         found[name] = evaluation.metrics
         numbers, remarks = published.reference(
-            loaded.file.provenance, evaluator.split, image_size=loaded.model.image_size, settings=settings[name]
+            loaded.file.provenance,
+            evaluator.split,
+            image_size=loaded.model.image_size,
+            settings=common.own_or_shared(sections[name].eval, config.eval),
         )
         if numbers:
             references[name] = numbers
             footnotes += remarks
-        footnotes += leaks(loaded.file.datasets, evaluator.split.dataset.name, evaluator.split.name)
+        footnotes += leaks(loaded.file.trained_on, evaluator.split.dataset.name, evaluator.split.name)
         write_results(folder / f"results_{name}.json", evaluation.results)
         draw.save_image(folder / f"predictions_{name}.jpg", evaluator.picture(variables))
         if mean_pose:

@@ -6,21 +6,17 @@ Started again with the same workdir, a run goes on from its last checkpoint, bit
 Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often evaluate, draw, save.
 """
 
-import collections
 import inspect
 import json
 import os
 import pathlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
-from tqdm import tqdm
 
 from configs import command_line, common
 from vitpose_jax import draw, interrupt, keypoints
@@ -34,8 +30,10 @@ from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import checkpoint, optimizer, sharding, tasks, transfer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
+from vitpose_jax.training.monitor import Monitor
+from vitpose_jax.training.update import make_program
 
-STEPS_AHEAD = 2  # updates that may be under way on the device before the host looks at the oldest one's loss
+FEW_CROPS = 4  # of one data set in a batch: its decoder's batch norm sees no others
 
 # Smallest values of the loop's own settings.
 LEAST = {
@@ -75,38 +73,37 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     key = jax.random.key(config.seed)
     init_key, step_key = jax.random.split(key)
     schedule = optimizer.make_schedule(**config.schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-    tx = optimizer.adamw(train_state.variable_shapes(model)["params"], schedule, **config.optimizer)
     udp = {name: source.split.dataset.udp for name, source in sources.items()}
     loss = tasks.pose_loss(model, udp=udp, sigma=config.codec.sigma)
-    target = train_state.abstract_state(model, tx, mesh)
-    train_step = jax.jit(
-        tasks.make_train_step(loss, tx, schedule, step_key),
-        donate_argnums=0,
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
-    )
+    program = make_program(model, loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh)
     evaluators = make_evaluators(config, model, mesh)
     trained = {source.split.dataset.name for source in sources.values()}
+    if config.init_from.path:
+        trained |= set(checkpoint.load_model_file(config.init_from.path).trained_on)
     for evaluator in evaluators.values():
         for sentence in leaks(trained, evaluator.split.dataset.name, evaluator.split.name):
             print(sentence)
 
+    splits = {evaluator.dataset: evaluator.split for evaluator in evaluators.values()}
+    splits |= {name: source.split for name, source in sources.items()}
     model_file = checkpoint.ModelFile(
         settings=config.model.to_dict(),
         datasets={
-            name: {**keypoints.reference(source.split.keypoint_set), "udp": udp[name]}
-            for name, source in sources.items()
+            name: {**keypoints.reference(split.keypoint_set), "udp": split.dataset.udp}
+            for name, split in splits.items()
         },
         codec=config.codec.to_dict(),
+        trained_on=sorted(trained),
     )
     checkpoints = checkpoint.Checkpoints(
         workdir, model_file, keep_last=config.train.keep_last,
         best_metric=next((f"{name}/{evaluator.headline}" for name, evaluator in evaluators.items()), None),
     )  # fmt: skip
     if checkpoints.latest_step is not None:
-        state = checkpoints.restore(target)
+        state = checkpoints.restore(program.target)
         print(f"resumed from step {int(state.step)} in {checkpoints.folder}")
     else:
-        state = train_state.init_state(model, tx, init_key, mesh, initial_variables(config, model, init_key))
+        state = train_state.init_state(model, program.tx, init_key, mesh, initial_variables(config, model, init_key))
     write_config(config, workdir)
     start = int(state.step)
     print(
@@ -114,6 +111,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         f"{total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}, "
         f"mesh {dict(mesh.shape)}"
     )
+    print_shares(sources, batch_size)
     if start >= total_steps:
         print("this run is finished: nothing left to do")
 
@@ -131,7 +129,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         try:
             for step in range(start, total_steps):
                 batch = monitor.next_batch(stream, step)
-                state, metrics = train_step(state, sharding.global_batch(batch, mesh))
+                state, metrics = program.step(state, sharding.global_batch(batch, mesh))
                 monitor.add(step + 1, metrics, progress)
                 done = step + 1
                 if done % eval_every == 0 or done == total_steps:
@@ -178,7 +176,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if config.model.size is None and config.model.embed_dim is None:
         if not config.init_from.path:
             raise ValueError("this config has no model of its own: set config.init_from.path or config.model.size")
-        known = {**known, **checkpoint.load_model(config.init_from.path).file.settings}
+        known = {**known, **checkpoint.load_model_file(config.init_from.path).settings}
         if not config.model.experts:
             known = {**known, "part_features": None}  # a plain model; transfer.init_from says what to do
     with config.unlocked():
@@ -195,7 +193,6 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def open_sources(config: ml_collections.ConfigDict, model: ViTPose) -> dict[str, pipeline.TrainSource]:
     """The training data sets by name, in the order that numbers them."""
-    chosen = {name: value for name, value in config.augment.items() if value is not None}
     sources = {}
     for name, section in common.datasets_in_order(config).items():
         if not section.train_split:
@@ -204,20 +201,36 @@ def open_sources(config: ml_collections.ConfigDict, model: ViTPose) -> dict[str,
             raise ValueError(f'{name} has the decoder of {section.decoder}: evaluate on it only, with train_split=""')
         split = datasets.open_split(section.dir, section.train_split)
         check_decoder(model, split, name)
-        augment = Augment(**{**split.dataset.augment_defaults, **chosen, **section.augment})
+        chosen = common.own_or_shared(section.augment, config.augment)
+        chosen = {setting: value for setting, value in chosen.items() if value is not None}
+        augment = Augment(**{**split.dataset.augment_defaults, **chosen})
         sources[name] = pipeline.TrainSource(split, augment, section.weight)
     if not sources:
         raise ValueError("no data set of this config has a train_split: there is nothing to train on")
     return sources
 
 
+def print_shares(sources: Mapping[str, pipeline.TrainSource], batch_size: int) -> None:
+    """Says how a batch is made up of several data sets, and which of them are too rare for batch norm."""
+    crops = {
+        name: share * batch_size for name, share in zip(sources, pipeline.shares([*sources.values()]), strict=True)
+    }
+    if len(crops) > 1:
+        print("a batch holds on average " + ", ".join(f"{count:.1f} crops of {name}" for name, count in crops.items()))
+    rare = [name for name, count in crops.items() if len(crops) > 1 and count < FEW_CROPS]
+    if rare:
+        print(
+            f"WARNING: fewer than {FEW_CROPS} crops a batch of {', '.join(rare)}: batch norm has too few to normalise "
+            "over; raise config.train.batch_size, or config.datasets.<name>.weight of every data set"
+        )
+
+
 def make_evaluators(config: ml_collections.ConfigDict, model: ViTPose, mesh: jax.sharding.Mesh) -> dict[str, Evaluator]:
     """An evaluator for each data set that has an evaluation split."""
     return {
         name: Evaluator(
-            model, datasets.open_split(section.dir, section.eval_split), dataset=section.decoder or name, mesh=mesh,
-            blur_kernel=config.codec.blur_kernel, num_workers=config.input.num_workers,
-            num_threads=config.input.num_threads, **{**config.eval, **section.eval},
+            model, datasets.open_split(section.dir, section.eval_split), mesh=mesh,
+            blur_kernel=config.codec.blur_kernel, **common.evaluator_settings(config, name),
         )
         for name, section in common.datasets_in_order(config).items()
         if section.eval_split
@@ -250,79 +263,6 @@ def evaluate(
     if results:
         print_metrics(results)
     return {f"{name}/{metric}": value for name, found in results.items() for metric, value in found.items()}
-
-
-class Monitor:
-    """Watches a run: waits for losses a few steps behind the device, checks them, and writes them down."""
-
-    def __init__(
-        self, log: ScalarLog, batch_size: int, steps_per_epoch: int, log_every: int, checkpoints: checkpoint.Checkpoints
-    ):
-        self._log, self._batch_size, self._steps_per_epoch = log, batch_size, steps_per_epoch
-        self._log_every, self._checkpoints = log_every, checkpoints
-        self._in_flight: collections.deque[tuple[int, Any]] = collections.deque()
-        self._window: list[dict[str, float]] = []
-        self._window_start, self._waited = time.perf_counter(), 0.0
-
-    def next_batch(self, stream: Iterator, step: int) -> dict[str, np.ndarray]:
-        """Takes a batch and notes how long that took. A batch without any labelled keypoint is refused."""
-        begin = time.perf_counter()
-        batch = next(stream)
-        self._waited += time.perf_counter() - begin
-        if not (batch["keypoints"][..., 2] > 0).any():
-            raise ValueError(f"the batch of step {step} has no labelled keypoint: the training data is broken")
-        return batch
-
-    def add(self, step: int, metrics: dict[str, jax.Array], progress: tqdm) -> None:
-        """Takes the metrics of a step that was just started; looks at those of the step two before."""
-        self._in_flight.append((step, metrics))
-        if len(self._in_flight) > STEPS_AHEAD:
-            self._finish(progress)
-
-    def drain(self, progress: tqdm) -> None:
-        """Waits for all steps under way. After it, the state is known to be finite."""
-        while self._in_flight:
-            self._finish(progress)
-
-    def restart_clock(self) -> None:
-        """Begins a new window of averages: what was done since the last one was no training."""
-        self._window_start, self._waited, self._window = time.perf_counter(), 0.0, []
-
-    def _finish(self, progress: tqdm) -> None:
-        step, metrics = self._in_flight.popleft()
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not np.isfinite(values["loss"]) or not np.isfinite(values["gradient_norm"]):
-            last = self._checkpoints.latest_step
-            good = (
-                "no checkpoint was saved yet"
-                if last is None
-                else f"the last good one is {self._checkpoints.folder / str(last)}"
-            )
-            raise FloatingPointError(
-                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}; nothing was saved from "
-                f"here, {good}. Lower the learning rate, or look at the batch of this step"
-            )
-        progress.update()
-        self._window.append(values)
-        if step % self._log_every:
-            return
-        elapsed = time.perf_counter() - self._window_start
-        scalars = average(self._window)
-        scalars["learning_rate"] = values["learning_rate"]
-        scalars["images_per_second"] = len(self._window) * self._batch_size / elapsed
-        scalars["input_wait_fraction"] = self._waited / elapsed
-        scalars["epoch"] = step / self._steps_per_epoch
-        self._log.write(step, {f"train/{name}": value for name, value in scalars.items()})
-        progress.set_postfix_str(
-            f"loss {scalars['loss']:.2e} acc {scalars['accuracy']:.3f} {scalars['images_per_second']:.0f} images/s"
-        )
-        self.restart_clock()
-
-
-def average(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over steps, of the steps where a value is known: a data set's accuracy is NaN where it has no crop."""
-    known = {name: [entry[name] for entry in window if not np.isnan(entry[name])] for name in window[0]}
-    return {name: float(np.mean(values)) for name, values in known.items() if values}
 
 
 def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

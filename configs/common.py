@@ -7,6 +7,7 @@ released configs.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -41,25 +42,14 @@ def get_config() -> ConfigDict:
     config.model.scan_unroll = 1
     config.model.dtype = "bfloat16"  # of the computation; parameters are float32. "float32" for parity
 
-    # One entry for each data set, named like its decoder.
+    # One entry for each data set, named like its decoder. What its sections `augment` and `eval` say goes before what
+    # config.augment and config.eval say for all: --config.datasets.coco.eval.boxes=annotations
     config.datasets = ConfigDict()
     config.datasets.coco = dataset("data/coco")
     # Their names in the order that numbers them; (): by name. The first one's first metric marks the best checkpoint.
     config.dataset_order = ()
 
-    # vitpose_jax.data.augment.Augment. None: as in the published training of the data set, see the rows of
-    # vitpose_jax/data/catalog.py; COCO's value stands beside it. datasets.<name>.augment has what differs for one.
-    config.augment = ConfigDict()
-    config.augment.flip_prob = 0.5
-    config.augment.half_body_prob = config_dict.placeholder(float)  # 0.3
-    config.augment.half_body_min_keypoints = config_dict.placeholder(int)  # 8: strictly more than
-    config.augment.scale_factor = config_dict.placeholder(float)  # 0.5
-    config.augment.rotation_factor_deg = config_dict.placeholder(float)  # 40
-    config.augment.rotation_prob = 0.6
-    config.augment.center_jitter_prob = config_dict.placeholder(float)  # 0.3
-    config.augment.center_jitter = 0.4  # of the box: up to 20 % either way
-    config.augment.jitter_each_epoch = False  # the original draws it once per run
-
+    config.augment = _augment()
     # Heatmaps: training targets and decoding.
     config.codec = ConfigDict()
     config.codec.sigma = 2.0  # cells
@@ -98,16 +88,7 @@ def get_config() -> ConfigDict:
     config.train.save_every_steps = 0  # besides evaluations; 0 never
     config.train.keep_last = 2  # checkpoints, besides the best
 
-    # vitpose_jax.evaluation.predict.Evaluator
-    config.eval = ConfigDict()
-    config.eval.batch_size = 256
-    config.eval.boxes = "detections"  # "annotations", "detections"
-    config.eval.detections_file = config_dict.placeholder(str)  # None: the one that the data set was built with
-    config.eval.detection_score_threshold = 0.0
-    config.eval.flip_test = True
-    config.eval.suppression = "oks"  # "oks", "soft_oks", "none"
-    config.eval.oks_threshold = 0.9
-    config.eval.min_keypoint_score = 0.2
+    config.eval = _evaluation()
 
     # vitpose_jax.training.transfer.init_from
     config.init_from = ConfigDict()
@@ -120,6 +101,46 @@ def get_config() -> ConfigDict:
     config.mesh.fsdp = 1  # ways that parameters and optimizer state are split
     config.mesh.tensor = 1  # ways that heads and FFN features are split
     return config.lock()
+
+
+def _augment() -> ConfigDict:
+    """vitpose_jax.data.augment.Augment. None: as in the published training of the data set, see the rows of
+    vitpose_jax/data/catalog.py; COCO's value stands beside it."""
+    augment = ConfigDict()
+    augment.flip_prob = 0.5
+    augment.half_body_prob = config_dict.placeholder(float)  # 0.3
+    augment.half_body_min_keypoints = config_dict.placeholder(int)  # 8: strictly more than
+    augment.scale_factor = config_dict.placeholder(float)  # 0.5
+    augment.rotation_factor_deg = config_dict.placeholder(float)  # 40
+    augment.rotation_prob = 0.6
+    augment.center_jitter_prob = config_dict.placeholder(float)  # 0.3
+    augment.center_jitter = 0.4  # of the box: up to 20 % either way
+    augment.jitter_each_epoch = False  # the original draws it once per run
+    return augment
+
+
+def _evaluation() -> ConfigDict:
+    """vitpose_jax.evaluation.predict.Evaluator"""
+    evaluation = ConfigDict()
+    evaluation.batch_size = 256
+    evaluation.boxes = "detections"  # "annotations", "detections"
+    evaluation.detections_file = config_dict.placeholder(str)  # None: the one that the data set was built with
+    evaluation.detection_score_threshold = 0.0
+    evaluation.flip_test = True
+    evaluation.suppression = "oks"  # "oks", "soft_oks", "none"
+    evaluation.oks_threshold = 0.9
+    evaluation.min_keypoint_score = 0.2
+    return evaluation
+
+
+def _unset(section: ConfigDict) -> ConfigDict:
+    """The same settings, each None until somebody sets it."""
+    return ConfigDict({name: config_dict.placeholder(section.get_type(name)) for name in section})
+
+
+def own_or_shared(own: ConfigDict, shared: ConfigDict) -> dict[str, Any]:
+    """A data set's settings: what its own section sets, else what is shared by all."""
+    return {name: value if own[name] is None else own[name] for name, value in shared.items()}
 
 
 def vitpose_on_coco(size: str, decoder: str, *, drop_path: float, layer_decay: float) -> ConfigDict:
@@ -137,7 +158,7 @@ MULTI = ("coco", "aic", "mpii")
 PLUS = ("coco", "aic", "mpii", "ap10k", "apt36k", "wholebody")  # in the order of ViTPose++'s experts
 
 
-_DECODER_OF = {"ochuman": "coco"}  # sets that were never trained on
+_DECODER_OF = {"ochuman": "coco"}  # whose decoder predicts for a set that nobody trains on
 
 
 def published(name: str) -> ConfigDict:
@@ -145,6 +166,8 @@ def published(name: str) -> ConfigDict:
     protocol = PROTOCOLS[name]
     section = dataset(f"data/{name}")
     section.eval_split = protocol.splits[0]
+    if "train" not in DATASETS[name].splits:
+        section.train_split = ""
     section.decoder = _DECODER_OF.get(name)
     if protocol.boxes != "detections":  # no detector's boxes are published
         section.eval.boxes = protocol.boxes
@@ -164,6 +187,9 @@ def vitpose_on_several(size: str, names: Sequence[str], *, drop_path: float, lay
     config.name = f"vitpose_{size}_multi"
     with config.unlocked():
         config.datasets = ConfigDict({name: published(name) for name in names})
+        for name in names:  # a run looks at a test split only where there is nothing else
+            if "val" in DATASETS[name].splits:
+                config.datasets[name].eval_split = "val"
         config.model.num_keypoints = ConfigDict({name: len(DATASETS[name].keypoint_set) for name in names})
     config.dataset_order = tuple(names)
     config.schedule.learning_rate = 1e-3
@@ -205,6 +231,17 @@ def datasets_in_order(config: ConfigDict) -> dict[str, ConfigDict]:
     return {name: config.datasets[name] for name in names}
 
 
+def evaluator_settings(config: ConfigDict, name: str) -> dict[str, Any]:
+    """Keyword arguments of `vitpose_jax.evaluation.predict.Evaluator` for a data set, besides what is opened."""
+    section = config.datasets[name]
+    return {
+        "dataset": section.decoder or name,
+        "num_workers": config.input.num_workers,
+        "num_threads": config.input.num_threads,
+        **own_or_shared(section.eval, config.eval),
+    }
+
+
 def dataset(data_dir: str) -> ConfigDict:
     """Settings of one data set, built by `python -m vitpose_jax.data.build`."""
     section = ConfigDict()
@@ -215,6 +252,5 @@ def dataset(data_dir: str) -> ConfigDict:
     section.weight = config_dict.placeholder(
         float
     )  # relative to the other sets' weights; None, of all or of none: its number of instances
-    section.augment = ConfigDict()  # what replaces settings of config.augment for this data set
-    section.eval = ConfigDict()  # what replaces settings of config.eval for this data set
+    section.augment, section.eval = _unset(_augment()), _unset(_evaluation())
     return section

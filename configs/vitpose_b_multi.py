@@ -8,7 +8,8 @@ the full data sets and MAE weights.
         --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
 
 With --config configs/vitpose_b_multi.py:crowdpose CrowdPose joins them: 77.5 / 82.6 on COCO val (the repository's
-README). Its training images include some of COCO val, so that this is no fair number; train.py says so.
+README), 4.2 M parameters more. Its training images include some of COCO val, so that this is no fair number;
+train.py says so.
 MAE_B is a checkpoint of the MAE pre-trained encoder. Without --config.init_from the encoder starts from random values
 and ends lower. The data sets are expected in data/coco, data/aic and data/mpii (and data/crowdpose).
 Cost by arithmetic: 210 epochs of as many steps as train.py prints, 1024 crops a step; 1.1e+14 FLOP a step at

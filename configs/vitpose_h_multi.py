@@ -9,7 +9,8 @@ Layer-wise decay 0.80 is the paper's for H (Table 1); the released config for CO
         --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
 
 With --config configs/vitpose_h_multi.py:crowdpose CrowdPose joins them: 79.8 / 84.8 on COCO val (the repository's
-README). Its training images include some of COCO val, so that this is no fair number; train.py says so.
+README), 6.3 M parameters more. Its training images include some of COCO val, so that this is no fair number;
+train.py says so.
 MAE_H is a checkpoint of the MAE pre-trained encoder. Without --config.init_from the encoder starts from random values
 and ends lower. The data sets are expected in data/coco, data/aic and data/mpii (and data/crowdpose).
 Cost by arithmetic: 210 epochs of as many steps as train.py prints, 1024 crops a step; 7.7e+14 FLOP a step at

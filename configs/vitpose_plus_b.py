@@ -3,6 +3,7 @@ r"""ViTPose++-B on six data sets, an expert in each block and a classic decoder 
 Expected with flip test: COCO val2017 (detector boxes) 77.0 / 82.6 AP / AR, AIC 31.8 AP, MPII 92.8 PCKh, AP-10K 74.5 AP,
 APT-36K 75.9 AP, COCO-WholeBody 57.4 AP. Source: the ViTPose repository's README; the authors evaluated each data set's
 split model. Not measured here: it needs the full data sets and MAE weights.
+While training, AP-10K is evaluated on val; configs/evaluate.py takes its test split, as published.
 
     python train.py --config configs/vitpose_plus_b.py --config.init_from.path=MAE_B \
         --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'

@@ -3,6 +3,7 @@ r"""ViTPose++-H on six data sets, an expert in each block and a classic decoder 
 Expected with flip test: COCO val2017 (detector boxes) 79.4 / 84.8 AP / AR, AIC 34.8 AP, MPII 94.2 PCKh, AP-10K 82.4 AP,
 APT-36K 82.3 AP, COCO-WholeBody 61.2 AP. Source: the ViTPose repository's README; the authors evaluated each data set's
 split model. Not measured here: it needs the full data sets and MAE weights.
+While training, AP-10K is evaluated on val; configs/evaluate.py takes its test split, as published.
 Layer-wise decay is 0.80 as in the released config (COCO alone: 0.85).
 
     python train.py --config configs/vitpose_plus_h.py --config.init_from.path=MAE_H \

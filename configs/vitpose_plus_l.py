@@ -3,6 +3,7 @@ r"""ViTPose++-L on six data sets, an expert in each block and a classic decoder 
 Expected with flip test: COCO val2017 (detector boxes) 78.6 / 84.1 AP / AR, AIC 34.3 AP, MPII 94.0 PCKh, AP-10K 80.4 AP,
 APT-36K 80.8 AP, COCO-WholeBody 60.6 AP. Source: the ViTPose repository's README; the authors evaluated each data set's
 split model. Not measured here: it needs the full data sets and MAE weights.
+While training, AP-10K is evaluated on val; configs/evaluate.py takes its test split, as published.
 
     python train.py --config configs/vitpose_plus_l.py --config.init_from.path=MAE_L \
         --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'

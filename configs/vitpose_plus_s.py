@@ -3,6 +3,7 @@ r"""ViTPose++-S on six data sets, an expert in each block and a classic decoder 
 Expected with flip test: COCO val2017 (detector boxes) 75.8 / 82.6 AP / AR, AIC 29.7 AP, MPII 92.7 PCKh, AP-10K 71.4 AP,
 APT-36K 74.2 AP, COCO-WholeBody 54.4 AP. Source: the ViTPose repository's README; the authors evaluated each data set's
 split model. Not measured here: it needs the full data sets and MAE weights.
+While training, AP-10K is evaluated on val; configs/evaluate.py takes its test split, as published.
 The released config has 192 features for each expert, the released weights of this size have 96 (repository issue 144);
 for models like these add --config.model.part_features=96. The README's AR of S equals that of B and may be a slip.
 

@@ -50,9 +50,9 @@ def test_config_makes_its_model(path):
     sharding.param_specs(params)
     assert set(config.datasets) == set(model.num_keypoints)
     for section in common.datasets_in_order(config).values():
-        chosen = {key: value for key, value in config.augment.items() if value is not None}
-        Augment(**{**chosen, **section.augment})
-        assert set(section.eval) <= set(config.eval)
+        chosen = common.own_or_shared(section.augment, config.augment)
+        Augment(**{key: value for key, value in chosen.items() if value is not None})
+        assert (set(section.augment), set(section.eval)) == (set(config.augment), set(config.eval))
     text = path.read_text()
     written = re.search(r"([\d.]+) M parameters", text)
     if written:
@@ -96,7 +96,8 @@ def test_published_recipe_of_mixed_training(size, drop_path, layer_decay, part_f
         assert (config.schedule.learning_rate, config.train.batch_size, config.train.epochs) == (1e-3, 1024, 210)
         assert config.augment.half_body_prob is None  # as published for each data set
         assert DATASETS["mpii"].augment_defaults["half_body_prob"] == 0
-        assert "boxes" not in config.datasets.coco.eval and config.datasets.mpii.eval.boxes == "annotations"
+        assert config.datasets.coco.eval.boxes is None and config.datasets.mpii.eval.boxes == "annotations"
+        assert config is not plus or config.datasets.ap10k.eval_split == "val"  # test is for the finished model
         assert tuple(common.datasets_in_order(config)) == config.dataset_order == PLUS[: len(config.dataset_order)]
     assert (plus.model.experts, plus.model.part_features) == (PLUS, part_features)
     assert [plus.model.num_keypoints[name] for name in PLUS] == [17, 14, 16, 17, 17, 133]
@@ -138,10 +139,11 @@ def test_evaluation_by_the_published_protocol():
         "data/coco",
         "val",
     )
-    assert not coco.datasets.coco.eval
+    assert all(value is None for value in coco.datasets.coco.eval.values())
     others = evaluate.get_config("mpii,ap10k")
     assert {section.eval.boxes for section in others.datasets.values()} == {"annotations"}
-    assert evaluate.get_config("ochuman").datasets.ochuman.decoder == "coco"
+    ochuman = evaluate.get_config("ochuman").datasets.ochuman
+    assert (ochuman.decoder, ochuman.train_split) == ("coco", "")
     assert {name: section.eval_split for name, section in others.datasets.items()} == {"mpii": "val", "ap10k": "test"}
     with pytest.raises(AttributeError):
         others.datasets.ap10k.dri = "elsewhere"

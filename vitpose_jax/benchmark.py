@@ -23,7 +23,7 @@ import numpy as np
 
 from vitpose_jax.keypoints import KEYPOINT_SETS
 from vitpose_jax.models.vitpose import ViTPose, vitpose
-from vitpose_jax.training import optimizer, state, tasks
+from vitpose_jax.training import state, tasks, update
 from vitpose_jax.training.sharding import make_mesh
 
 WARMUP_RUNS = 1
@@ -122,9 +122,11 @@ def mixed(
 def training_step(model: ViTPose, batch_size: int) -> Callable[[], Any]:
     """Runs one update of a model, as `train.py` makes it, on random crops of all its data sets; donates its state."""
     names = tuple(model.num_keypoints)
-    tx = optimizer.adamw(state.variable_shapes(model)["params"], lambda step: 1e-4, layer_decay=0.75)
     loss = tasks.pose_loss(model, udp=dict.fromkeys(names, True), sigma=2.0)
-    step = jax.jit(tasks.make_train_step(loss, tx, lambda step: 1e-4, jax.random.key(0)), donate_argnums=0)
+    mesh, key = make_mesh(), jax.random.key(0)
+    program = update.make_program(
+        model, loss, lambda step: 1e-4, optimizer_settings={"layer_decay": 0.75}, key=key, mesh=mesh
+    )
     rng = np.random.default_rng(0)
     height, width = model.image_size
     points = rng.uniform(0, (width, height), (batch_size, max(model.num_keypoints.values()), 2))
@@ -133,11 +135,11 @@ def training_step(model: ViTPose, batch_size: int) -> Callable[[], Any]:
         "keypoints": jnp.concatenate([jnp.asarray(points, jnp.float32), jnp.ones((*points.shape[:2], 1))], axis=-1),
         "dataset": jnp.arange(batch_size, dtype=jnp.int32) % len(names),
     }
-    current = state.init_state(model, tx, jax.random.key(0), make_mesh())
+    current = state.init_state(model, program.tx, key, mesh)
 
     def run() -> Any:
         nonlocal current
-        current, metrics = step(current, batch)
+        current, metrics = program.step(current, batch)
         return metrics["loss"]
 
     return run

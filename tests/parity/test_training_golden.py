@@ -13,7 +13,7 @@ from tests.parity.conftest import GOLDEN
 from vitpose_jax import trees
 from vitpose_jax.convert import rules
 from vitpose_jax.models import vitpose
-from vitpose_jax.training import optimizer, state, tasks
+from vitpose_jax.training import optimizer, state, tasks, update
 
 HEADS = {"coco": "keypoint_head"}
 
@@ -100,7 +100,7 @@ def test_five_steps(recorded, facts):
         value = tasks.heatmap_mse(outputs["coco"], batch["target"], batch["weight"])
         return value, (updates["batch_stats"], {"loss": value})
 
-    step = jax.jit(tasks.make_train_step(loss, tx, lambda step: tiny["lr"], jax.random.key(0)))
+    step = jax.jit(update.make_train_step(loss, tx, lambda step: tiny["lr"], jax.random.key(0)))
     current = state.TrainState(
         jnp.int32(0), variables["params"], variables["batch_stats"], tx.init(variables["params"])
     )

@@ -35,14 +35,15 @@ def several_config(shrunk_config, drawn, tmp_path_factory):
             config.datasets = ml_collections.ConfigDict(
                 {"people": common.dataset(str(drawn)), "more_people": common.dataset(str(folder / "built"))}
             )
-            config.datasets.more_people.augment.rotation_prob = 0.0
-            config.datasets.people.eval.flip_test = False
             config.model.num_keypoints = ml_collections.ConfigDict(dict.fromkeys(NAMES, 17))
         config.dataset_order = NAMES
         if experts:
             config.model.update(experts=NAMES, part_features=8)
         config.model.update(decoder="classic", deconv_filters=16, scan_unroll=1)
         config.train.epochs = 3
+        config.update_from_flattened_dict(
+            {"datasets.more_people.augment.rotation_prob": 0.0, "datasets.people.eval.flip_test": False}
+        )
         config.update_from_flattened_dict(changes or {})
         return config
 
@@ -71,7 +72,9 @@ def test_each_data_set_has_its_own_numbers_and_the_loss_falls(run):
     losses = [line["train/loss"] for line in lines]
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
     assert {f"eval/{name}/AP" for name in NAMES} <= scalars(workdir)[-1].keys()
-    assert list(checkpoint.load_model(workdir).model.experts) in ([], list(NAMES))
+    loaded = checkpoint.load_model(workdir)
+    assert list(loaded.model.experts) in ([], list(NAMES))
+    assert (loaded.file.datasets.keys(), loaded.file.trained_on) == (set(NAMES), ["coco"])
 
 
 def test_stop_and_resume_is_bit_exact(run, tmp_path, monkeypatch):
@@ -114,6 +117,36 @@ def test_a_plain_run_s_weights_become_experts(several_config, finished_run, caps
         for expert in range(len(NAMES)):
             joined = np.concatenate([mlp["fc2"][leaf], mlp["experts"][leaf][:, expert]], axis=-1)
             np.testing.assert_array_equal(joined, whole[leaf])
+
+
+def test_a_data_set_s_own_settings_go_before_the_shared_ones(several_config):
+    config = several_config(False, {"augment.rotation_prob": 0.5})
+    model = vitpose(**config.model.to_dict())
+    sources = train_script.open_sources(config, model)
+    assert {name: source.augment.rotation_prob for name, source in sources.items()} == {
+        "people": 0.5, "more_people": 0.0
+    }  # fmt: skip
+    settings = {name: common.evaluator_settings(config, name) for name in NAMES}
+    assert [settings[name]["flip_test"] for name in NAMES] == [False, True]
+    assert settings["people"]["boxes"] == config.eval.boxes
+
+
+def test_a_data_set_that_is_only_evaluated_is_in_the_model_file(several_config, tmp_path, capsys):
+    config = several_config(False, {"datasets.people.train_split": "", "train.epochs": 1, "schedule.warmup_steps": 0})
+    train(config, tmp_path)
+    file = checkpoint.load_model_file(tmp_path)
+    assert file.datasets.keys() == set(NAMES)
+    assert "a batch holds" not in capsys.readouterr().out
+
+
+def test_the_make_up_of_a_batch_is_said(several_config, capsys):
+    config = several_config(False)
+    sources = train_script.open_sources(config, vitpose(**config.model.to_dict()))
+    train_script.print_shares(sources, 1000)
+    said = capsys.readouterr().out
+    assert "crops of people" in said and "WARNING" not in said
+    train_script.print_shares(sources, 6)
+    assert "fewer than 4 crops a batch of" in capsys.readouterr().out
 
 
 def test_an_order_of_other_data_sets_is_refused(several_config, tmp_path):

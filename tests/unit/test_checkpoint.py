@@ -16,7 +16,10 @@ SETTINGS = {
     "num_keypoints": {"coco": 3},
 }  # fmt: skip
 FILE = checkpoint.ModelFile(
-    settings=SETTINGS, datasets={"coco": {"keypoint_set": "coco", "udp": True}}, codec={"sigma": 2.0, "blur_kernel": 11}
+    settings=SETTINGS,
+    datasets={"coco": {"keypoint_set": "coco", "udp": True}},
+    codec={"sigma": 2.0, "blur_kernel": 11},
+    trained_on=["coco"],
 )
 
 

@@ -126,6 +126,7 @@ def test_a_mix_follows_its_weights_and_pads_keypoints(train, smaller):
     pair = [pipeline.TrainSource(train, Augment()), pipeline.TrainSource(smaller, Augment())]
     for weights, shares in (((None, None), (10 / 16, 6 / 16)), ((1, 3), (0.25, 0.75))):
         mix = [dataclasses.replace(source, weight=weight) for source, weight in zip(pair, weights, strict=True)]
+        assert pipeline.shares(mix) == pytest.approx(shares)
         (batch,) = global_batches(mix, 1, batch_size=64)
         np.testing.assert_allclose(np.bincount(batch["dataset"]) / 64, shares, atol=0.02)
         few = batch["dataset"] == 1

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from configs import evaluate
+from configs import common, evaluate
 from tests.conftest import ROOT
 from vitpose_jax.convert.released import RELEASED, recognize
 from vitpose_jax.evaluation import published
@@ -98,7 +98,7 @@ def test_the_published_evaluation_needs_no_warning():
     assert "flip test" in sentence
     mpii = provenance("vitpose+_small")
     config = evaluate.get_config("mpii")
-    settings = {**config.eval, **config.datasets.mpii.eval, "suppression": "none"}  # which has no part in PCKh
+    settings = {**common.evaluator_settings(config, "mpii"), "suppression": "none"}  # which has no part in PCKh
     assert len(published.reference(mpii, split("mpii", "val", 7), image_size=(256, 192), settings=settings)[1]) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from vitpose_jax import codec
 from vitpose_jax.models import vitpose
-from vitpose_jax.training import state, tasks
+from vitpose_jax.training import state, tasks, update
 
 SIZE = (64, 48)
 
@@ -79,7 +79,7 @@ def test_the_random_key_depends_on_the_step_only():
     variables = state.init_variables(model, jax.random.key(0))
     tx = optax.sgd(0.0)
     step = jax.jit(
-        tasks.make_train_step(
+        update.make_train_step(
             tasks.pose_loss(model, udp={"coco": True}, sigma=2.0), tx, lambda s: 0.0, jax.random.key(1)
         )
     )

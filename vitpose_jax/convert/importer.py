@@ -118,6 +118,7 @@ def read_model(path: pathlib.Path, options: Options, *, say: Callable[[str], Non
         settings=described.settings,
         datasets=described.datasets,
         codec=described.codec,
+        trained_on=sorted({*described.prefixes, *described.settings.get("experts", ())}),
         provenance={
             **provenance,
             "converter": vitpose_jax.__version__,

@@ -19,8 +19,8 @@ installed, which touches no device.
 import dataclasses
 import functools
 import signal
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence, Sized
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -35,6 +35,15 @@ from vitpose_jax.types import EvalCrop, Record, TrainCrop
 # Decoded images that an evaluation stream keeps in each of its processes. Boxes come ordered by image, and the threads
 # of a process are at work on a few neighbouring images.
 _DECODED_IMAGES = 8
+
+
+class Source(Protocol):
+    """What streams are mixed of: something with a length, and its share; None is the length itself."""
+
+    @property
+    def split(self) -> Sized: ...
+    @property
+    def weight(self) -> float | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,64 +98,59 @@ def train_stream(
     Raises:
         ValueError: an argument does not fit the others.
     """
-    if not sources:
-        raise ValueError("a training stream needs at least one source")
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed and start_step are 0 or more, not {seed} and {start_step}")
     rows = rows_per_process(batch_size, process_index, process_count)
+    share = shares(sources)
     num_keypoints = max(len(source.split.keypoint_set) for source in sources)
-    parts = [
-        Part(
-            repr(source.split),
+    parts: list[tuple[Any, grain.transforms.RandomMap]] = [
+        (
             _TrainRecords(source.split, source.augment, crop_size[1] / crop_size[0], seed, index),
             _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index),
-            source.weight,
         )
         for index, source in enumerate(sources)
     ]
-    stream = interleaved(parts, seed)
-    stream = stream[start_step * batch_size + process_index :: process_count].batch(rows, drop_remainder=True)
-    return start(stream, num_workers, num_threads, prefetch)
+    stream = interleaved(parts, share, seed)[start_step * batch_size + process_index :: process_count]
+    return start(stream.batch(rows, drop_remainder=True), num_workers, num_threads, prefetch)
 
 
-class Part(NamedTuple):
-    """A source as `interleaved` takes it.
-
-    Attributes:
-        name: for an error.
-        records: at random access.
-        cut: makes a crop of a record.
-        weight: see `TrainSource`.
-    """
-
-    name: str
-    records: Any
-    cut: grain.transforms.RandomMap
-    weight: float | None
-
-
-def interleaved(parts: Sequence[Part], seed: int) -> grain.MapDataset:
+def interleaved(
+    parts: Sequence[tuple[Any, grain.transforms.RandomMap]], share: Sequence[float], seed: int
+) -> grain.MapDataset:
     """The endless sequence of crops of several sources, each shuffled anew whenever it has been gone through.
 
-    Raises:
-        ValueError: a source is empty, a weight is not above 0, or some sources have weights and some have none.
+    Args:
+        parts: of each source the records, at random access, and what makes a crop of one.
+        share: see `shares`.
+        seed: of order and crops.
     """
-    unweighted = [part.name for part in parts if part.weight is None]
-    if 0 < len(unweighted) < len(parts):
-        raise ValueError(
-            "weights are relative to each other: give every data set one, or none (then numbers of instances count); "
-            f"without one are {', '.join(unweighted)}"
-        )
-    streams, weights = [], []
-    for index, part in enumerate(parts):
-        weight = len(part.records) if part.weight is None else part.weight
-        if not len(part.records) or not weight > 0:
-            raise ValueError(f"source {index}, {part.name}, needs instances and a weight above 0, not {weight}")
+    streams = []
+    for index, (records, cut) in enumerate(parts):
         # One seed for each source: two of the same length would otherwise be shuffled alike.
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-        streams.append(grain.MapDataset.source(part.records).seed(own_seed).shuffle().repeat().random_map(part.cut))
-        weights.append(weight)
-    return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
+        streams.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
+    return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, share)
+
+
+def shares(sources: Sequence[Source]) -> list[float]:
+    """What part of the stream comes from each source.
+
+    Raises:
+        ValueError: for no source, an empty one, or weights that do not fit.
+    """
+    if not sources:
+        raise ValueError("a training stream needs at least one source")
+    unweighted = [source.split for source in sources if source.weight is None]
+    if 0 < len(unweighted) < len(sources):
+        raise ValueError(
+            "weights are relative to each other: give every data set one, or none (then numbers of instances count); "
+            f"without one are {', '.join(map(repr, unweighted))}"
+        )
+    weights = [len(source.split) if source.weight is None else source.weight for source in sources]
+    for index, (source, weight) in enumerate(zip(sources, weights, strict=True)):
+        if not len(source.split) or not weight > 0:
+            raise ValueError(f"source {index}, {source.split!r}, needs instances and a weight above 0, not {weight}")
+    return [weight / sum(weights) for weight in weights]
 
 
 def eval_stream(

@@ -99,6 +99,9 @@ class Views:
     split: StoredImages | Split
     aspect_ratio: float
 
+    def __repr__(self) -> str:
+        return f"Views({self.split!r})"
+
     def __len__(self) -> int:
         return len(self.split)
 
@@ -150,9 +153,17 @@ def decoded(seen: Seen) -> tuple[np.ndarray, Region]:
     return image, (int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
 
 
+@dataclasses.dataclass(frozen=True)
+class ViewSource:
+    """A data set as a part of a stream; `weight` see `pipeline.TrainSource`."""
+
+    split: Views
+    augment: RandomResizedCrop
+    weight: float | None = None
+
+
 def train_stream(
-    sources: Sequence[tuple[Views, float | None]],
-    augment: RandomResizedCrop,
+    sources: Sequence[ViewSource],
     *,
     crop_size: Size,
     batch_size: int,
@@ -167,21 +178,20 @@ def train_stream(
     """The endless stream of this process's training batches, {"image": uint8 [B/P, H, W, 3]}.
 
     Args:
-        sources: what to look at, each with its weight, see `pipeline.TrainSource`.
-        augment: the random crops.
+        sources: at least one.
         crop_size, batch_size, seed, start_step, process_index, process_count, num_workers, num_threads, prefetch: see
             `pipeline.train_stream`.
 
     Raises:
         ValueError: an argument does not fit the others.
     """
-    if not sources or seed < 0 or start_step < 0:
-        raise ValueError(f"a stream needs a source, and seed and start_step from 0 on, not {seed} and {start_step}")
+    if seed < 0 or start_step < 0:
+        raise ValueError(f"seed and start_step are 0 or more, not {seed} and {start_step}")
     rows = pipeline.rows_per_process(batch_size, process_index, process_count)
-    cut = _CutRandomCrop(augment, crop_size)
-    parts = [pipeline.Part(repr(views.split), views, cut, weight) for views, weight in sources]
-    stream = pipeline.interleaved(parts, seed)[start_step * batch_size + process_index :: process_count]
-    return pipeline.start(stream.batch(rows, drop_remainder=True), num_workers, num_threads, prefetch)
+    parts = [(source.split, _CutRandomCrop(source.augment, crop_size)) for source in sources]
+    stream = pipeline.interleaved(parts, pipeline.shares(sources), seed)
+    stream = stream[start_step * batch_size + process_index :: process_count].batch(rows, drop_remainder=True)
+    return pipeline.start(stream, num_workers, num_threads, prefetch)
 
 
 def eval_crop(seen: Seen, crop_size: Size) -> np.ndarray:

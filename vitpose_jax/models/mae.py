@@ -261,7 +261,7 @@ def mae(
     scan_unroll: int = 1,
     dtype: str = "float32",
 ) -> MAE:
-    """Makes a masked autoencoder from plain settings: those of a config's `model` section and a checkpoint's model file.
+    """Makes a masked autoencoder from plain settings; a config's `model` section and a model file are these.
 
     Args:
         size: of the encoder, see `vitpose`.

@@ -311,7 +311,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def norm(name: str, eps: float) -> nn.LayerNorm:
-    """Layer norm, float32 inside whatever the inputs are; the Dense layer behind it casts to the computation's dtype."""
+    """Layer norm, float32 inside whatever the inputs are; the Dense layer behind it casts as the computation wants."""
     return nn.LayerNorm(epsilon=eps, dtype=jnp.float32, name=name)
 
 

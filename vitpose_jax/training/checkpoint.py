@@ -9,7 +9,7 @@ Orbax writes a step beside its place and renames it, so that an interrupted save
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -116,6 +116,7 @@ class ModelFile:
         datasets: per decoder the data set's facts: `keypoint_set` (a name), `udp`; for a keypoint set that is not a
             published one also `keypoints`, its fields.
         codec: how heatmaps were made and are read: `sigma` (cells), `blur_kernel` (cells).
+        trained_on: names of the data sets that the weights learned from, here or before (`DATASETS`, or "custom").
         provenance: where converted weights come from: `source` (file name), `sha256`, `converter` (its version),
             `layout`, `size`, `decoder`, `datasets`, `recognized_as` (a key of `convert.released.RELEASED`, or None).
             Empty for weights that were trained here.
@@ -124,6 +125,7 @@ class ModelFile:
     settings: Mapping[str, Any]
     datasets: Mapping[str, Mapping[str, Any]]
     codec: Mapping[str, Any]
+    trained_on: Sequence[str] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def keypoint_set(self, dataset: str) -> KeypointSet:
@@ -148,6 +150,7 @@ class ModelFile:
             "settings": _plain(self.settings),
             "datasets": _plain(self.datasets),
             "codec": _plain(self.codec),
+            "trained_on": _plain(self.trained_on),
             "provenance": _plain(self.provenance),
         }
 
@@ -174,11 +177,8 @@ def load_model(path: str | os.PathLike) -> LoadedModel:
     """
     folder, step = _find(path)
     with _manager(folder, keep_last=None) as manager:
-        steps = sorted(manager.all_steps())
-        metrics = {s: manager.metrics(s) for s in steps}
-        if step is None:
-            marked = [s for s in steps if metrics[s]]
-            step = max(marked, key=lambda s: (metrics[s][_BEST_KEY], s)) if marked else steps[-1]
+        step = _chosen(manager, step)
+        metrics = manager.metrics(step) or {}
         saved = dict(manager.item_metadata(step)["state"])
         wanted = {part: saved.get(part) or {} for part in ("params", "batch_stats")}
         target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), wanted)
@@ -192,15 +192,19 @@ def load_model(path: str | os.PathLike) -> LoadedModel:
                 model=ocp.args.JsonRestore(),
             ),
         )  # fmt: skip
-    if restored["model"].get("format") != FORMAT:
-        raise ValueError(
-            f"{folder / str(step)} has format {restored['model'].get('format')}, this version reads {FORMAT}"
-        )
-    fields = [field.name for field in dataclasses.fields(ModelFile) if field.name in restored["model"]]
-    file = ModelFile(**{name: restored["model"][name] for name in fields})
-    found = {name: value for name, value in (metrics[step] or {}).items() if name != _BEST_KEY}
+    file = _model_file(restored["model"], folder / str(step))
+    found = {name: value for name, value in metrics.items() if name != _BEST_KEY}
     variables = {"params": restored["state"]["params"], "batch_stats": restored["state"]["batch_stats"]}
     return LoadedModel(vitpose(**file.settings), file, variables, str(folder / str(step)), step, found)
+
+
+def load_model_file(path: str | os.PathLike) -> ModelFile:
+    """The model file alone of what `load_model` would load."""
+    folder, step = _find(path)
+    with _manager(folder, keep_last=None) as manager:
+        step = _chosen(manager, step)
+        restored = manager.restore(step, args=ocp.args.Composite(model=ocp.args.JsonRestore()))
+    return _model_file(restored["model"], folder / str(step))
 
 
 def save_model(folder: str | os.PathLike, variables: Mapping[str, Any], model_file: ModelFile) -> None:
@@ -298,6 +302,23 @@ def _find(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
             return candidate, None
     raise ValueError(
         f"no checkpoint in {folder}: give a run's folder (with {FOLDER}/<step> inside) or one step's folder"
+    )
+
+
+def _chosen(manager: ocp.CheckpointManager, step: int | None) -> int:
+    """The step asked for; else the best when an evaluation marked one; else the newest."""
+    if step is not None:
+        return step
+    steps = sorted(manager.all_steps())
+    marks = {s: metrics[_BEST_KEY] for s in steps if (metrics := manager.metrics(s))}
+    return max(marks, key=lambda s: (marks[s], s)) if marks else steps[-1]
+
+
+def _model_file(fields: Mapping[str, Any], path: epath.Path) -> ModelFile:
+    if fields.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {fields.get('format')}, this version reads {FORMAT}")
+    return ModelFile(
+        **{field.name: fields[field.name] for field in dataclasses.fields(ModelFile) if field.name in fields}
     )
 
 

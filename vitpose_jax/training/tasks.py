@@ -5,12 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from vitpose_jax import codec
 from vitpose_jax.models.mae import MAE
 from vitpose_jax.models.vitpose import ViTPose
-from vitpose_jax.training.state import TrainState
 
 # (params, batch statistics, batch, random key) to (loss, (new batch statistics, metrics)).
 Loss = Callable[[Any, Any, Mapping[str, jax.Array], jax.Array], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
@@ -206,31 +204,3 @@ def _metrics(losses: Mapping[str, jax.Array], accuracies: Mapping[str, jax.Array
         metrics |= {f"loss/{name}": value for name, value in losses.items()}
         metrics |= {f"accuracy/{name}": value for name, value in accuracies.items()}
     return metrics
-
-
-def make_train_step(
-    loss: Loss, tx: optax.GradientTransformation, schedule: Callable, key: jax.Array
-) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The function that `train.py` jits: one update.
-
-    Args:
-        loss: the task.
-        tx: the optimizer.
-        schedule: step to base learning rate, for the log.
-        key: seed of all randomness on the device; a step folds its number in, so that resuming repeats it.
-
-    Returns:
-        (state, batch) to (new state, metrics); metrics are the task's and `gradient_norm`, `learning_rate`.
-    """
-
-    def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        step_key = jax.random.fold_in(key, state.step)
-        gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(
-            state.params, state.batch_stats, batch, step_key
-        )
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": schedule(state.step)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
-
-    return train_step
