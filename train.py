@@ -18,16 +18,13 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from configs import command_line, common
-from vitpose_jax import draw, interrupt, keypoints
+from configs import command_line
+from configs.tasks import make_task
+from vitpose_jax import draw, interrupt
 from vitpose_jax.data import datasets, pipeline
-from vitpose_jax.data.augment import Augment
-from vitpose_jax.evaluation.leaks import leaks
-from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.table import print_metrics
-from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.progress import progress_bar
-from vitpose_jax.training import checkpoint, optimizer, sharding, tasks, transfer
+from vitpose_jax.training import checkpoint, optimizer, sharding, transfer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
 from vitpose_jax.training.monitor import Monitor
@@ -63,9 +60,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         if config.train[name] < least:
             raise ValueError(f"config.train.{name} must be at least {least}, not {config.train[name]}")
     sharding.check_batch_size(config.train.batch_size, mesh, name="config.train.batch_size")
-    model = vitpose(**config.model.to_dict())
-    sources = open_sources(config, model)
-    total_instances = sum(len(source.split) for source in sources.values())
+    task = make_task(config, mesh)
+    total_instances = sum(len(source.split) for source in task.sources.values())
     batch_size = config.train.batch_size
     steps_per_epoch = -(-total_instances // batch_size)
     total_steps = steps_per_epoch * config.train.epochs
@@ -73,37 +69,20 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     key = jax.random.key(config.seed)
     init_key, step_key = jax.random.split(key)
     schedule = optimizer.make_schedule(**config.schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-    udp = {name: source.split.dataset.udp for name, source in sources.items()}
-    loss = tasks.pose_loss(model, udp=udp, sigma=config.codec.sigma)
-    program = make_program(model, loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh)
-    evaluators = make_evaluators(config, model, mesh)
-    trained = {source.split.dataset.name for source in sources.values()}
-    if config.init_from.path:
-        trained |= set(checkpoint.load_model_file(config.init_from.path).trained_on)
-    for evaluator in evaluators.values():
-        for sentence in leaks(trained, evaluator.split.dataset.name, evaluator.split.name):
-            print(sentence)
-
-    splits = {evaluator.dataset: evaluator.split for evaluator in evaluators.values()}
-    splits |= {name: source.split for name, source in sources.items()}
-    model_file = checkpoint.ModelFile(
-        settings=config.model.to_dict(),
-        datasets={
-            name: {**keypoints.reference(split.keypoint_set), "udp": split.dataset.udp}
-            for name, split in splits.items()
-        },
-        codec=config.codec.to_dict(),
-        trained_on=sorted(trained),
+    program = make_program(
+        task.model, task.loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh
     )
+    for sentence in task.remarks:
+        print(sentence)
     checkpoints = checkpoint.Checkpoints(
-        workdir, model_file, keep_last=config.train.keep_last,
-        best_metric=next((f"{name}/{evaluator.headline}" for name, evaluator in evaluators.items()), None),
-    )  # fmt: skip
+        workdir, task.model_file, keep_last=config.train.keep_last, best_metric=task.best_metric
+    )
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(program.target)
         print(f"resumed from step {int(state.step)} in {checkpoints.folder}")
     else:
-        state = train_state.init_state(model, program.tx, init_key, mesh, initial_variables(config, model, init_key))
+        variables = initial_variables(config, task.model, init_key)
+        state = train_state.init_state(task.model, program.tx, init_key, mesh, variables)
     write_config(config, workdir)
     start = int(state.step)
     print(
@@ -111,13 +90,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         f"{total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}, "
         f"mesh {dict(mesh.shape)}"
     )
-    print_shares(sources, batch_size)
+    print_shares(task.sources, batch_size, batch_norm=config.task != "mae")
     if start >= total_steps:
         print("this run is finished: nothing left to do")
 
     log = ScalarLog(workdir, start_step=start)
-    stream = pipeline.train_stream(
-        list(sources.values()), crop_size=model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
+    stream = task.make_stream(
+        crop_size=task.model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
         process_index=jax.process_index(), process_count=jax.process_count(), **config.input,
     )  # fmt: skip
     eval_every = config.train.eval_every_epochs * steps_per_epoch or total_steps
@@ -135,12 +114,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
                 if done % eval_every == 0 or done == total_steps:
                     monitor.drain(progress)
                     try:
-                        latest_metrics = evaluate(evaluators, state, workdir, done)
+                        latest_metrics = evaluate(task.evaluators, state, workdir, done)
                     except BaseException:
                         checkpoints.save(state)  # a failing evaluation, or a second Ctrl-C in it, costs no training
                         raise
                     log.write(done, {f"eval/{name}": value for name, value in latest_metrics.items()})
-                    checkpoints.save(state, latest_metrics)
+                    checkpoints.save(state, latest_metrics if task.best_metric else None)
                     monitor.restart_clock()
                 elif done % save_every == 0 or stop.requested:
                     monitor.drain(progress)
@@ -163,25 +142,26 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
     Args:
         config: an experiment. If its model has neither size nor embed_dim, every setting of the model that is None is
-            that of the checkpoint that `init_from` names; else it is `vitpose`'s default. A number of keypoints that is
+            that of the checkpoint that `init_from` names; else it is the model's own default. A number of keypoints that is
             None is the number that the data set of that name annotates.
 
     Raises:
         ValueError: the checkpoint or the data set is not there, or nothing says what the model is.
     """
     config = config.copy_and_resolve_references()
+    maker = checkpoint.MODELS["mae" if config.task == "mae" else "pose"]
     known: Mapping[str, Any] = {
-        name: parameter.default for name, parameter in inspect.signature(vitpose).parameters.items()
+        name: parameter.default for name, parameter in inspect.signature(maker).parameters.items()
     }
     if config.model.size is None and config.model.embed_dim is None:
         if not config.init_from.path:
             raise ValueError("this config has no model of its own: set config.init_from.path or config.model.size")
         known = {**known, **checkpoint.load_model_file(config.init_from.path).settings}
-        if not config.model.experts:
+        if "experts" in config.model and not config.model.experts:
             known = {**known, "part_features": None}  # a plain model; transfer.init_from says what to do
     with config.unlocked():
         config.model.update({name: known[name] for name, value in config.model.items() if value is None})
-        for name, count in config.model.num_keypoints.items():
+        for name, count in config.model.get("num_keypoints", {}).items():
             if count is None:
                 if name not in config.datasets:
                     raise ValueError(f"config.model.num_keypoints.{name} is None, and there is no data set {name!r}")
@@ -191,53 +171,22 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def open_sources(config: ml_collections.ConfigDict, model: ViTPose) -> dict[str, pipeline.TrainSource]:
-    """The training data sets by name, in the order that numbers them."""
-    sources = {}
-    for name, section in common.datasets_in_order(config).items():
-        if not section.train_split:
-            continue
-        if section.decoder:
-            raise ValueError(f'{name} has the decoder of {section.decoder}: evaluate on it only, with train_split=""')
-        split = datasets.open_split(section.dir, section.train_split)
-        check_decoder(model, split, name)
-        chosen = common.own_or_shared(section.augment, config.augment)
-        chosen = {setting: value for setting, value in chosen.items() if value is not None}
-        augment = Augment(**{**split.dataset.augment_defaults, **chosen})
-        sources[name] = pipeline.TrainSource(split, augment, section.weight)
-    if not sources:
-        raise ValueError("no data set of this config has a train_split: there is nothing to train on")
-    return sources
-
-
-def print_shares(sources: Mapping[str, pipeline.TrainSource], batch_size: int) -> None:
-    """Says how a batch is made up of several data sets, and which of them are too rare for batch norm."""
+def print_shares(sources: Mapping[str, pipeline.Source], batch_size: int, *, batch_norm: bool) -> None:
+    """Says how a batch is made up of several data sets, and which of them are too rare for batch norm, if there is."""
     crops = {
         name: share * batch_size for name, share in zip(sources, pipeline.shares([*sources.values()]), strict=True)
     }
     if len(crops) > 1:
         print("a batch holds on average " + ", ".join(f"{count:.1f} crops of {name}" for name, count in crops.items()))
     rare = [name for name, count in crops.items() if len(crops) > 1 and count < FEW_CROPS]
-    if rare:
+    if rare and batch_norm:
         print(
             f"WARNING: fewer than {FEW_CROPS} crops a batch of {', '.join(rare)}: batch norm has too few to normalise "
             "over; raise config.train.batch_size, or config.datasets.<name>.weight of every data set"
         )
 
 
-def make_evaluators(config: ml_collections.ConfigDict, model: ViTPose, mesh: jax.sharding.Mesh) -> dict[str, Evaluator]:
-    """An evaluator for each data set that has an evaluation split."""
-    return {
-        name: Evaluator(
-            model, datasets.open_split(section.dir, section.eval_split), mesh=mesh,
-            blur_kernel=config.codec.blur_kernel, **common.evaluator_settings(config, name),
-        )
-        for name, section in common.datasets_in_order(config).items()
-        if section.eval_split
-    }  # fmt: skip
-
-
-def initial_variables(config: ml_collections.ConfigDict, model: ViTPose, key: jax.Array) -> dict | None:
+def initial_variables(config: ml_collections.ConfigDict, model: Any, key: jax.Array) -> dict | None:
     """The weights that `init_from` names, with a report of what became of each; None for a fresh start."""
     if not config.init_from.path:
         return None
@@ -250,7 +199,7 @@ def initial_variables(config: ml_collections.ConfigDict, model: ViTPose, key: ja
 
 
 def evaluate(
-    evaluators: dict[str, Evaluator], state: train_state.TrainState, workdir: pathlib.Path, step: int
+    evaluators: Mapping[str, Any], state: train_state.TrainState, workdir: pathlib.Path, step: int
 ) -> dict[str, float]:
     """Evaluates on every data set, prints a table, and draws samples into `<workdir>/samples`."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}

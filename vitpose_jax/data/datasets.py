@@ -133,10 +133,16 @@ class StoredImages:
     """The images of a split of any built set, with or without annotations. Made by `open_images`.
 
     Nothing but the number of images is in memory. Pickled, it is only its place.
+
+    Attributes:
+        data_dir: the built set.
+        name: of the split.
+        dataset_name: a key of `DATASETS`, "custom" or "images".
     """
 
     data_dir: pathlib.Path
     name: str
+    dataset_name: str
     _records: Any = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
@@ -158,7 +164,8 @@ def open_images(data_dir: str | pathlib.Path, name: str) -> StoredImages:
     Args and Raises: see `open_split`.
     """
     data_dir = pathlib.Path(data_dir)
-    return StoredImages(data_dir, name, _open(data_dir, name)[1])
+    build, records = _open(data_dir, name)
+    return StoredImages(data_dir, name, build["dataset"], records)
 
 
 def _open(data_dir: pathlib.Path, name: str) -> tuple[dict[str, Any], Any]:

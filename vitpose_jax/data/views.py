@@ -6,7 +6,7 @@ The streams have the properties of those in `pipeline`: the training stream is a
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -98,6 +98,11 @@ class Views:
 
     split: StoredImages | Split
     aspect_ratio: float
+
+    @property
+    def dataset_name(self) -> str:
+        """A key of `DATASETS`, "custom" or "images"."""
+        return self.split.dataset_name if isinstance(self.split, StoredImages) else self.split.dataset.name
 
     def __repr__(self) -> str:
         return f"Views({self.split!r})"
@@ -194,10 +199,54 @@ def train_stream(
     return pipeline.start(stream, num_workers, num_threads, prefetch)
 
 
-def eval_crop(seen: Seen, crop_size: Size) -> np.ndarray:
-    """uint8 [H, W, 3]: the middle of what may be seen, for evaluation."""
-    image, region = decoded(seen)
-    return geometry.resize_region(image, central(region, aspect_ratio=crop_size[1] / crop_size[0]), crop_size)
+def eval_stream(
+    views: Views,
+    rows: np.ndarray,
+    *,
+    crop_size: Size,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    prefetch: int = 4,
+) -> grain.DatasetIterator:
+    """This process's batches of an evaluation: the middle of what may be seen, every row once over all processes.
+
+    Args:
+        views: what to look at.
+        rows: int [P], which of them.
+        crop_size, batch_size, process_index, process_count, num_workers, num_threads, prefetch: see
+            `pipeline.eval_stream`.
+
+    Returns:
+        Finite iterator of {"image": uint8 [B/P, H, W, 3], "row": int32 [B/P]}; row -1 is padding.
+
+    Raises:
+        ValueError: an argument does not fit the others.
+    """
+    own = pipeline.rows_per_process(batch_size, process_index, process_count)
+    padded = np.concatenate([rows, np.full(-len(rows) % batch_size, -1)])
+    crops = _EvalCrops(views, np.split(padded, process_count)[process_index], crop_size)
+    return pipeline.start(grain.MapDataset.source(crops).batch(own), num_workers, num_threads, prefetch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalCrops:
+    views: Views
+    rows: np.ndarray
+    crop_size: Size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = np.int32(self.rows[index])
+        if row < 0:
+            return {"image": np.zeros((*self.crop_size, 3), np.uint8), "row": row}
+        image, region = decoded(self.views[int(row)])
+        shown = central(region, aspect_ratio=self.crop_size[1] / self.crop_size[0])
+        return {"image": geometry.resize_region(image, shown, self.crop_size), "row": row}
 
 
 @dataclasses.dataclass(frozen=True)

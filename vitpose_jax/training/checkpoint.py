@@ -9,7 +9,7 @@ Orbax writes a step beside its place and renames it, so that an interrupted save
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,11 +21,15 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from vitpose_jax import interrupt, trees
 from vitpose_jax.data.files import folder_written_beside
 from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet, keypoint_set
-from vitpose_jax.models.vitpose import ViTPose, vitpose
+from vitpose_jax.models.mae import mae
+from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.training import state as train_state
 
 FOLDER = "checkpoints"
 FORMAT = 1  # of the model file
+
+# Task to the function that makes its model from plain settings.
+MODELS: dict[str, Callable[..., Any]] = {"pose": vitpose, "mae": mae}
 
 
 class Checkpoints:
@@ -112,10 +116,11 @@ class ModelFile:
     """What, besides arrays, makes a model usable from its folder alone.
 
     Attributes:
-        settings: keyword arguments of `vitpose_jax.models.vitpose.vitpose`.
+        settings: keyword arguments of the task's row in `MODELS`.
         datasets: per decoder the data set's facts: `keypoint_set` (a name), `udp`; for a keypoint set that is not a
             published one also `keypoints`, its fields.
         codec: how heatmaps were made and are read: `sigma` (cells), `blur_kernel` (cells).
+        task: what the model is for, a key of `MODELS`.
         trained_on: names of the data sets that the weights learned from, here or before (`DATASETS`, or "custom").
         provenance: where converted weights come from: `source` (file name), `sha256`, `converter` (its version),
             `layout`, `size`, `decoder`, `datasets`, `recognized_as` (a key of `convert.released.RELEASED`, or None).
@@ -125,6 +130,7 @@ class ModelFile:
     settings: Mapping[str, Any]
     datasets: Mapping[str, Mapping[str, Any]]
     codec: Mapping[str, Any]
+    task: str = "pose"
     trained_on: Sequence[str] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -150,6 +156,7 @@ class ModelFile:
             "settings": _plain(self.settings),
             "datasets": _plain(self.datasets),
             "codec": _plain(self.codec),
+            "task": self.task,
             "trained_on": _plain(self.trained_on),
             "provenance": _plain(self.provenance),
         }
@@ -159,7 +166,7 @@ class ModelFile:
 class LoadedModel:
     """A model with its weights."""
 
-    model: ViTPose
+    model: Any  # ViTPose, or what else the file's task has in `MODELS`
     file: ModelFile
     variables: dict  # {"params", "batch_stats"} of numpy float32
     path: str  # the step's folder
@@ -195,7 +202,7 @@ def load_model(path: str | os.PathLike) -> LoadedModel:
     file = _model_file(restored["model"], folder / str(step))
     found = {name: value for name, value in metrics.items() if name != _BEST_KEY}
     variables = {"params": restored["state"]["params"], "batch_stats": restored["state"]["batch_stats"]}
-    return LoadedModel(vitpose(**file.settings), file, variables, str(folder / str(step)), step, found)
+    return LoadedModel(MODELS[file.task](**file.settings), file, variables, str(folder / str(step)), step, found)
 
 
 def load_model_file(path: str | os.PathLike) -> ModelFile:

@@ -26,11 +26,11 @@ class Monitor:
         self._window_start, self._waited = time.perf_counter(), 0.0
 
     def next_batch(self, stream: Iterator, step: int) -> dict[str, np.ndarray]:
-        """Takes a batch and notes how long that took. A batch without any labelled keypoint is refused."""
+        """Takes a batch and notes how long that took. A batch of poses without any labelled keypoint is refused."""
         begin = time.perf_counter()
         batch = next(stream)
         self._waited += time.perf_counter() - begin
-        if not (batch["keypoints"][..., 2] > 0).any():
+        if "keypoints" in batch and not (batch["keypoints"][..., 2] > 0).any():
             raise ValueError(f"the batch of step {step} has no labelled keypoint: the training data is broken")
         return batch
 
@@ -74,9 +74,8 @@ class Monitor:
         scalars["input_wait_fraction"] = self._waited / elapsed
         scalars["epoch"] = step / self._steps_per_epoch
         self._log.write(step, {f"train/{name}": value for name, value in scalars.items()})
-        progress.set_postfix_str(
-            f"loss {scalars['loss']:.2e} acc {scalars['accuracy']:.3f} {scalars['images_per_second']:.0f} images/s"
-        )
+        accuracy = f" acc {scalars['accuracy']:.3f}" if "accuracy" in scalars else ""
+        progress.set_postfix_str(f"loss {scalars['loss']:.2e}{accuracy} {scalars['images_per_second']:.0f} images/s")
         self.restart_clock()
 
 

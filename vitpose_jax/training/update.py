@@ -7,6 +7,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from vitpose_jax.models.mae import MAE
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.training import optimizer
 from vitpose_jax.training import state as train_state
@@ -26,7 +27,7 @@ class Program(NamedTuple):
 
 
 def make_program(
-    model: ViTPose,
+    model: ViTPose | MAE,
     loss: Loss,
     schedule: optimizer.Schedule,
     *,
