@@ -142,8 +142,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
     Args:
         config: an experiment. If its model has neither size nor embed_dim, every setting of the model that is None is
-            that of the checkpoint that `init_from` names; else it is the model's own default. A number of keypoints that is
-            None is the number that the data set of that name annotates.
+            that of the checkpoint that `init_from` names; else it is the model's own default. A number of keypoints
+            that is None is the number that the data set of that name annotates.
 
     Raises:
         ValueError: the checkpoint or the data set is not there, or nothing says what the model is.

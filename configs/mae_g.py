@@ -8,7 +8,8 @@ r"""Masked-autoencoder pre-training of the encoder of ViTPose-G: 1037.8 M parame
 Other data, as in ViTPose Table 3: --config configs/mae_g.py:coco (crops of people, 256x192), :coco_aic (the same of
 two sets), :coco_aic_images (whole images). The sets are expected in data/<name>.
 Of the authors' G (a ViTAE-G) nothing was released; this is the plain ViT-g that vitpose_g.py fine-tunes.
-Cost by arithmetic: 1600 epochs of 313 steps, 4096 images a step; 6.9e+20 FLOP at 6 x 56.4 GMAC an image. Memory: --config.model.remat=full, --config.mesh.fsdp=N.
+Cost by arithmetic: 1600 epochs of 313 steps, 4096 images a step; 6.9e+20 FLOP at 6 x 56.4 GMAC an image.
+Less memory: --config.model.remat=full, --config.mesh.fsdp=N.
 """
 
 from ml_collections import ConfigDict

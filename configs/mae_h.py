@@ -8,7 +8,8 @@ r"""Masked-autoencoder pre-training of the encoder of ViTPose-H: 657.3 M paramet
 Other data, as in ViTPose Table 3: --config configs/mae_h.py:coco (crops of people, 256x192), :coco_aic (the same of
 two sets), :coco_aic_images (whole images). The sets are expected in data/<name>.
 MAE's own H has patches of 14x14 pixels; these here are 16x16, as ViTPose has them.
-Cost by arithmetic: 1600 epochs of 313 steps, 4096 images a step; 4.6e+20 FLOP at 6 x 37.2 GMAC an image. Memory: --config.model.remat=full, --config.mesh.fsdp=N.
+Cost by arithmetic: 1600 epochs of 313 steps, 4096 images a step; 4.6e+20 FLOP at 6 x 37.2 GMAC an image.
+Less memory: --config.model.remat=full, --config.mesh.fsdp=N.
 """
 
 from ml_collections import ConfigDict

@@ -46,7 +46,7 @@ def init_from(
             f"init_from {source.path} has experts, this run's model has none: split it first (convert_torch_weights.py "
             "--input CHECKPOINT --split DIR) and start from the part of one data set"
         )
-    initial = train_state.init_variables(model, key)
+    initial = jax.jit(lambda key: train_state.init_variables(model, key))(key)
     report: dict[str, list[str]] = {"restored": [], "expanded": [], "resized": [], "fresh": [], "unused": []}
     faults = []
     try:
