@@ -7,7 +7,7 @@ import pytest
 
 from vitpose_jax import trees
 from vitpose_jax.convert import rules
-from vitpose_jax.models import vitpose
+from vitpose_jax.models import mae, vitpose
 from vitpose_jax.training import optimizer, sharding, state
 
 MODELS = [
@@ -19,10 +19,17 @@ MODELS = [
         ("classic", {}), ("simple", {}), ("classic", {"experts": ("coco", "hands"), "part_features": 8}),
     )
 ]  # fmt: skip
+MODELS.append(
+    mae.mae(
+        embed_dim=32, depth=3, num_heads=4, mlp_dim=64, image_size=(64, 48), decoder_embed_dim=16, decoder_depth=2,
+        decoder_num_heads=2,
+    )
+)  # fmt: skip
+IDS = ["classic", "simple", "plus", "masked autoencoder"]
 PREFIXES = {"coco": "keypoint_head", "hands": "associate_keypoint_heads.0"}
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple", "plus"])
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
 def test_every_path_has_one_row_in_every_table(model):
     variables = state.variable_shapes(model)
     params = trees.flatten(variables["params"])
@@ -35,7 +42,7 @@ def test_every_path_has_one_row_in_every_table(model):
         assert rules.slices(path, (3, 6, 8, 8, 8), PREFIXES)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple", "plus"])
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
 def test_conversion_round_trip_is_exact(model):
     key = iter(jax.random.split(jax.random.key(0), 100))
     variables = jax.tree.map(lambda leaf: jax.random.normal(next(key), leaf.shape), state.variable_shapes(model))
