@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import command_line
-from configs.tasks import make_task
+from configs.tasks import TASKS, make_model, make_task
 from vitpose_jax import draw, interrupt
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.evaluation.table import print_metrics
@@ -28,6 +28,7 @@ from vitpose_jax.training import checkpoint, optimizer, sharding, transfer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
 from vitpose_jax.training.monitor import Monitor
+from vitpose_jax.training.overview import print_overview
 from vitpose_jax.training.update import make_program
 
 FEW_CROPS = 4  # of one data set in a batch: its decoder's batch norm sees no others
@@ -35,6 +36,7 @@ FEW_CROPS = 4  # of one data set in a batch: its decoder's batch norm sees no ot
 # Smallest values of the loop's own settings.
 LEAST = {
     "batch_size": 1, "epochs": 1, "log_every_steps": 1, "eval_every_epochs": 0, "save_every_steps": 0, "keep_last": 1,
+    "accumulate": 1,
 }  # fmt: skip
 
 
@@ -59,8 +61,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     for name, least in LEAST.items():
         if config.train[name] < least:
             raise ValueError(f"config.train.{name} must be at least {least}, not {config.train[name]}")
-    sharding.check_batch_size(config.train.batch_size, mesh, name="config.train.batch_size")
-    task = make_task(config, mesh)
+    accumulate = config.train.accumulate
+    sharding.check_batch_size(config.train.batch_size, mesh, name="config.train.batch_size", accumulate=accumulate)
+    model = make_model(config)
+    sharding.check_sizes(train_state.variable_shapes(model)["params"], mesh)
+    task = make_task(config, model, mesh)
     total_instances = sum(len(source.split) for source in task.sources.values())
     batch_size = config.train.batch_size
     steps_per_epoch = -(-total_instances // batch_size)
@@ -70,8 +75,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     init_key, step_key = jax.random.split(key)
     schedule = optimizer.make_schedule(**config.schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     program = make_program(
-        task.model, task.loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh
+        model, task.loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh, accumulate=accumulate
     )
+    print_overview(config.name, program.target, mesh, batch_size=batch_size, accumulate=accumulate)
     for sentence in task.remarks:
         print(sentence)
     checkpoints = checkpoint.Checkpoints(
@@ -81,14 +87,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         state = checkpoints.restore(program.target)
         print(f"resumed from step {int(state.step)} in {checkpoints.folder}")
     else:
-        variables = initial_variables(config, task.model, init_key)
-        state = train_state.init_state(task.model, program.tx, init_key, mesh, variables)
+        variables = initial_variables(config, model, init_key)
+        state = train_state.init_state(model, program.tx, init_key, mesh, variables)
     write_config(config, workdir)
     start = int(state.step)
     print(
-        f"{config.name}: {sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.1f} M parameters, "
-        f"{total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}, "
-        f"mesh {dict(mesh.shape)}"
+        f"{config.name}: {total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}"
     )
     print_shares(task.sources, batch_size, batch_norm=config.task != "mae")
     if start >= total_steps:
@@ -96,7 +100,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
 
     log = ScalarLog(workdir, start_step=start)
     stream = task.make_stream(
-        crop_size=task.model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
+        crop_size=model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
         process_index=jax.process_index(), process_count=jax.process_count(), **config.input,
     )  # fmt: skip
     eval_every = config.train.eval_every_epochs * steps_per_epoch or total_steps
@@ -149,9 +153,10 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         ValueError: the checkpoint or the data set is not there, or nothing says what the model is.
     """
     config = config.copy_and_resolve_references()
-    maker = checkpoint.MODELS["mae" if config.task == "mae" else "pose"]
+    if config.task not in TASKS:
+        raise ValueError(f"config.task must be one of {sorted(TASKS)}, not {config.task!r}")
     known: Mapping[str, Any] = {
-        name: parameter.default for name, parameter in inspect.signature(maker).parameters.items()
+        name: parameter.default for name, parameter in inspect.signature(TASKS[config.task].model).parameters.items()
     }
     if config.model.size is None and config.model.embed_dim is None:
         if not config.init_from.path:

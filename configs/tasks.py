@@ -1,6 +1,6 @@
 """What a config's task is made of: model, training data, loss, evaluators. The loop in train.py is the same for all.
 
-One function for each task, in `TASKS`; `config.task` names it.
+`config.task` names a row of `TASKS`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +16,15 @@ from vitpose_jax.data.augment import Augment
 from vitpose_jax.evaluation.leaks import leaks
 from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.reconstruction import ReconstructionEvaluator
-from vitpose_jax.models.mae import mae
+from vitpose_jax.models.mae import MAE, mae
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import checkpoint, tasks
 
 
 class Task(NamedTuple):
-    """What `train.py` needs of a task.
+    """What `train.py` needs of a task besides its model.
 
     Attributes:
-        model: what is trained.
         sources: training data sets by name, in the order that numbers them; each has `split` and `weight`.
         make_stream: the training stream of these sources; takes crop_size, batch_size, seed, start_step, process_index,
             process_count and what `config.input` holds.
@@ -37,7 +36,6 @@ class Task(NamedTuple):
         remarks: sentences to print at the start.
     """
 
-    model: Any
     sources: Mapping[str, pipeline.Source]
     make_stream: Callable[..., Any]
     loss: tasks.Loss
@@ -47,9 +45,8 @@ class Task(NamedTuple):
     remarks: Sequence[str]
 
 
-def pose(config: ConfigDict, mesh: jax.sharding.Mesh) -> Task:
+def pose(config: ConfigDict, model: ViTPose, mesh: jax.sharding.Mesh) -> Task:
     """Pose estimation on one or more data sets."""
-    model = vitpose(**config.model.to_dict())
     sources = pose_sources(config, model)
     udp = {name: source.split.dataset.udp for name, source in sources.items()}
     evaluators = {
@@ -64,7 +61,6 @@ def pose(config: ConfigDict, mesh: jax.sharding.Mesh) -> Task:
     splits = {evaluator.dataset: evaluator.split for evaluator in evaluators.values()}
     splits |= {name: source.split for name, source in sources.items()}
     return Task(
-        model=model,
         sources=sources,
         make_stream=lambda **settings: pipeline.train_stream(list(sources.values()), **settings),
         loss=tasks.pose_loss(model, udp=udp, sigma=config.codec.sigma),
@@ -87,9 +83,8 @@ def pose(config: ConfigDict, mesh: jax.sharding.Mesh) -> Task:
     )
 
 
-def masked_autoencoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> Task:
+def masked_autoencoder(config: ConfigDict, model: MAE, mesh: jax.sharding.Mesh) -> Task:
     """Masked-autoencoder pre-training on images or on crops of people."""
-    model = mae(**config.model.to_dict())
     sections = common.datasets_in_order(config)
     sources = {
         name: views.ViewSource(
@@ -111,7 +106,6 @@ def masked_autoencoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> Task:
     }  # fmt: skip
     trained = {source.split.dataset_name for source in sources.values()} | _trained_before(config)
     return Task(
-        model=model,
         sources=sources,
         make_stream=lambda **settings: views.train_stream(list(sources.values()), **settings),
         loss=tasks.mae_loss(model),
@@ -124,18 +118,28 @@ def masked_autoencoder(config: ConfigDict, mesh: jax.sharding.Mesh) -> Task:
     )
 
 
-TASKS: dict[str, Callable[[ConfigDict, jax.sharding.Mesh], Task]] = {"pose": pose, "mae": masked_autoencoder}
+class Row(NamedTuple):
+    """How a task is made: its model from `config.model`, the rest from config, model and mesh."""
+
+    model: Callable[..., Any]
+    task: Callable[[ConfigDict, Any, jax.sharding.Mesh], Task]
 
 
-def make_task(config: ConfigDict, mesh: jax.sharding.Mesh) -> Task:
-    """The task that a config names.
+TASKS: dict[str, Row] = {"pose": Row(vitpose, pose), "mae": Row(mae, masked_autoencoder)}
+
+
+def make_model(config: ConfigDict) -> Any:
+    """The model of a complete config's task."""
+    return TASKS[config.task].model(**config.model.to_dict())
+
+
+def make_task(config: ConfigDict, model: Any, mesh: jax.sharding.Mesh) -> Task:
+    """The rest of a complete config's task: opens its data.
 
     Raises:
-        ValueError: for an unknown task, a setting that does not fit, or a config without training data.
+        ValueError: for a setting that does not fit, or a config without training data.
     """
-    if config.task not in TASKS:
-        raise ValueError(f"config.task must be one of {sorted(TASKS)}, not {config.task!r}")
-    task = TASKS[config.task](config, mesh)
+    task = TASKS[config.task].task(config, model, mesh)
     if not task.sources:
         raise ValueError("no data set of this config has a train_split: there is nothing to train on")
     return task

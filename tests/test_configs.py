@@ -74,7 +74,7 @@ def test_config_makes_its_model(path):
     ("augment", Augment, set()),
     ("optimizer", optimizer.adamw, {"params", "schedule"}),
     ("schedule", optimizer.make_schedule, {"steps_per_epoch", "total_steps"}),
-    ("mesh", sharding.make_mesh, set()),
+    ("mesh", sharding.make_mesh, {"devices"}),
     ("init_from", transfer.init_from, {"model", "key"}),
     ("input", pipeline.train_stream, {
         "sources", "crop_size", "batch_size", "seed", "start_step", "process_index", "process_count",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitpose_jax.models.own import own_product, own_vector
+from vitpose_jax.models.placement import CROPS, placed
 from vitpose_jax.types import Size
 
 PATCH_SIZE = 16
@@ -175,7 +176,7 @@ class Experts(nn.Module):
         biases = self.param("bias", nn.initializers.zeros, (self.num_experts, self.features), jnp.float32)
         if expert.ndim == 0:
             return x @ kernels[expert].astype(self.dtype) + biases[expert].astype(self.dtype)
-        return own_product(x, kernels, expert) + own_vector(biases, expert)[:, None].astype(self.dtype)
+        return own_product(x, kernels, expert, "tensor") + own_vector(biases, expert)[:, None].astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -196,9 +197,10 @@ class Block(nn.Module):
         """Args: x [B, L, D]; drop_rate float32 scalar, this layer's; expert see `Mlp`. Returns: ([B, L, D], None)."""
         attention = Attention(self.num_heads, self.dtype, self.kernel_init, name="attn")
         mlp = Mlp(self.mlp_dim, self.num_experts, self.part_features, self.dtype, self.kernel_init, name="mlp")
+        x = placed(x, CROPS, None, None)
         x = x + self._drop_path(attention(norm("norm1", self.layer_norm_eps)(x)), drop_rate)
         x = x + self._drop_path(mlp(norm("norm2", self.layer_norm_eps)(x), expert), drop_rate)
-        return x, None
+        return placed(x, CROPS, None, None), None
 
     def _drop_path(self, branch: jax.Array, rate: jax.Array) -> jax.Array:
         """Zeroes the branch of a sample with probability `rate` and scales kept ones up (training only)."""
