@@ -91,11 +91,9 @@ PRE_TRAINING_SECTIONS = [
     ("augment", RandomResizedCrop, set()),
     ("optimizer", optimizer.adamw, {"params", "schedule"}),
     ("schedule", optimizer.make_schedule, {"steps_per_epoch", "total_steps"}),
-    ("mesh", sharding.make_mesh, set()),
+    ("mesh", sharding.make_mesh, {"devices"}),
     ("init_from", transfer.init_from, {"model", "key"}),
-    ("input", views.train_stream, {
-        "sources", "crop_size", "batch_size", "seed", "start_step", "process_index", "process_count",
-    }),
+    ("input", views.train_stream, {"sources", "crop_size", "batch_size", "seed", "start_step", "rows"}),
     ("eval", ReconstructionEvaluator, {"model", "views", "dataset", "mesh", "num_workers", "num_threads"}),
 ]  # fmt: skip
 
