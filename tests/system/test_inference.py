@@ -14,9 +14,9 @@ from configs import evaluate
 from tests.random_models import random_model
 from vitpose_jax.data import build, datasets
 from vitpose_jax.data.catalog import DATASETS
+from vitpose_jax.data.video import VideoFile, video_writer
 from vitpose_jax.inference import PoseEstimator
 from vitpose_jax.inference.__main__ import main
-from vitpose_jax.inference.video import VideoFile, video_writer
 from vitpose_jax.training import checkpoint
 
 SAME_PX = 0.01

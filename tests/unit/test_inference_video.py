@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.fake_estimator import FakeEstimator
+from vitpose_jax.data.video import VideoFile, upright, video_writer
 from vitpose_jax.inference.boxes import make_boxes
 from vitpose_jax.inference.journal import Journal, read
 from vitpose_jax.inference.tracking import Smoother, Tracker
-from vitpose_jax.inference.video import VideoFile, predict_video, upright, video_writer
+from vitpose_jax.inference.video import predict_video
 from vitpose_jax.interrupt import Guard
 
 NTSC = fractions.Fraction(30000, 1001)
