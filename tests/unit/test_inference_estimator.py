@@ -129,6 +129,7 @@ def test_regions_are_those_of_training():
         (np.zeros((20, 20, 4), np.uint8), "alpha"),
         (np.zeros((20, 20, 3), np.float32), "multiply an image in 0…1 by 255"),
         (np.zeros((0, 20, 3), np.uint8), "no pixels"),
+        ("picture.jpg", "is a str; expected a NumPy array"),
     ],
 )
 def test_images_that_are_none_are_refused(estimator, image, expected):

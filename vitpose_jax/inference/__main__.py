@@ -82,8 +82,8 @@ def run(settings: argparse.Namespace) -> int:
     out = pathlib.Path(settings.out or f"poses_{name}")
     given = find_input(settings.input, out=out)
     boxes = box_source(
-        settings.bboxes, threshold=settings.bbox_threshold, category_ids=settings.category_ids,
-        labels=settings.detect.split(","),
+        settings.bboxes, threshold=settings.bbox_threshold, names=() if given.is_video else given.names,
+        category_ids=settings.category_ids, labels=settings.detect.split(","),
     )  # fmt: skip
     estimator = PoseEstimator.load(
         settings.checkpoint, dataset=settings.dataset, flip_test=not settings.no_flip_test, dtype=settings.dtype,

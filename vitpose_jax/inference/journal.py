@@ -79,11 +79,11 @@ class Journal:
             file: its name.
             poses: what was found on it.
             size: (height, width) of the image, pixels.
-            image_id: as the source of the boxes numbers it; None for the number of the line.
+            image_id: as the source of the boxes numbers it; None where it does not.
             error: why there are no poses.
             **more: further fields.
         """
-        line: dict[str, Any] = {"file": file, "image_id": len(self.done) + 1 if image_id is None else image_id}
+        line: dict[str, Any] = {"file": file} | ({} if image_id is None else {"image_id": image_id})
         if error is not None:
             line["error"] = error
         else:

@@ -7,9 +7,10 @@ function of (seed, split, index).
 
 The modules in reading order: `parts` and `chance`; `body` (poses, measures, skeleton) and `look` (colours, clothes),
 which a `person` joins; `canvas`; `limbs`, `trunk` and `head`, which `painter` paints in order of depth; `surroundings`;
-`labels`; `scene`, a whole picture; `folder`, the files.
+`labels`; `scene`, a whole picture; `folder`, the files; `film`, a video.
 """
 
+from vitpose_jax.data.synthetic.film import film_frames, write_film
 from vitpose_jax.data.synthetic.folder import DETECTIONS_FILE, DRAWING_VERSION, RECIPE_FILE, write_synthetic
 from vitpose_jax.data.synthetic.parts import CLUTTER, PARTS, carriers, part_id
 from vitpose_jax.data.synthetic.scene import SPLITS, Scene, draw_image, draw_scene
@@ -25,6 +26,8 @@ __all__ = [
     "carriers",
     "draw_image",
     "draw_scene",
+    "film_frames",
     "part_id",
+    "write_film",
     "write_synthetic",
 ]
