@@ -1,10 +1,12 @@
 """`PoseEstimator`: what it accepts, how it batches, and which regions it cuts."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.random_models import random_model
-from vitpose_jax import geometry
+from vitpose_jax import benchmark_cropping, geometry
 from vitpose_jax.data.catalog import DATASETS
 from vitpose_jax.inference import PoseEstimator, device_crops
 from vitpose_jax.inference.estimator import dataset_row
@@ -180,3 +182,12 @@ def test_a_checkpoint_is_loaded_by_its_path(tmp_path, estimator):
     loaded = PoseEstimator.load(tmp_path / "run", batch_size=4)
     image, boxes = picture(7), some_boxes(7, 2)
     np.testing.assert_allclose(points_of(loaded(image, boxes)), points_of(estimator(image, boxes)), atol=0.01)
+
+
+@pytest.mark.slow
+def test_both_ways_of_cutting_are_timed(capsys):
+    benchmark_cropping.main(["--size", "s", "--repeats", "1", "--image_size", "60", "80", "--people", "2"])
+    line = json.loads(capsys.readouterr().out)
+    host, device = line["variants"]["host"], line["variants"]["device"]
+    assert (host["bytes_per_image"], device["bytes_per_image"]) == (2 * 256 * 192 * 3, 3 * 2**18)
+    assert host["crops_per_s"] == pytest.approx(2 * 2 / host["wall"]["median_s"], rel=0.05)

@@ -10,7 +10,6 @@ which a `person` joins; `canvas`; `limbs`, `trunk` and `head`, which `painter` p
 `labels`; `scene`, a whole picture; `folder`, the files; `film`, a video.
 """
 
-from vitpose_jax.data.synthetic.film import film_frames, write_film
 from vitpose_jax.data.synthetic.folder import DETECTIONS_FILE, DRAWING_VERSION, RECIPE_FILE, write_synthetic
 from vitpose_jax.data.synthetic.parts import CLUTTER, PARTS, carriers, part_id
 from vitpose_jax.data.synthetic.scene import SPLITS, Scene, draw_image, draw_scene
@@ -26,8 +25,6 @@ __all__ = [
     "carriers",
     "draw_image",
     "draw_scene",
-    "film_frames",
     "part_id",
-    "write_film",
     "write_synthetic",
 ]
