@@ -141,6 +141,10 @@ def test_a_stopped_run_goes_on_without_doing_anything_twice(tmp_path):
     assert (out / "poses.jsonl").read_text() == (tmp_path / "whole/poses.jsonl").read_text()
     with pytest.raises(ValueError, match=r"was made with checkpoint 'runs/a' \(now 'runs/b'\)"):
         predict(tmp_path / "in", out, checkpoint="runs/b")
+    Journal(out / "poses.jsonl", {**SETTINGS, "checkpoint": "runs/b"}, anew=True).close()
+    assert list(read(out / "poses.jsonl")) == []
+    with pytest.raises(ValueError, match="input None"):  # that of something else is not overwritten
+        Journal(out / "poses.jsonl", {**SETTINGS, "input": "b.mp4"}, anew=True)
     (tmp_path / "other.jsonl").write_text("[]\n")
     with pytest.raises(ValueError, match="does not begin as a journal"):
         Journal(tmp_path / "other.jsonl", SETTINGS)
