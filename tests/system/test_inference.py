@@ -140,6 +140,7 @@ def test_the_command_on_a_video(finished_run, drawn, tmp_path):
         (["IMAGES", "--checkpoint", "nowhere", "--bboxes", "whole"], "nowhere does not exist"),
         (["IMAGES", "--checkpoint", "RUN", "--bboxes", "all"], "--bboxes is 'all'"),
         (["IMAGES", "--checkpoint", "RUN", "--bboxes", "whole", "--write", "xml"], "--write is 'xml'"),
+        (["IMAGES", "--checkpoint", "RUN", "--bboxes", "whole", "--smooth", "--no-track"], "does not go with"),
         (["IMAGES", "--checkpoint", "RUN", "--bboxes", "whole", "--dataset", "mpii"], "only for synthetic"),
     ],
 )

@@ -66,6 +66,8 @@ def test_images_that_a_file_cannot_tell_apart_are_refused(tmp_path):
     for path in (by_number, by_name):
         with pytest.raises(ValueError, match=r"no box for any of the 2 images: .* as in 'x/a\.jpg'"):
             box_source(path, threshold=0.5, names=["x/a.jpg", "x/8.jpg"])
+    with pytest.raises(ValueError, match=r"none of the 1 images is in .*'7\.jpg'"):
+        box_source(by_annotation, threshold=0.5, names=["8.jpg"])
     assert box_source(by_name, threshold=0.5, names=["a/7.jpg"])(picture("c/7.jpg")).image_id is None
 
 

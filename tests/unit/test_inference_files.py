@@ -54,6 +54,9 @@ def test_inputs_are_images_folders_patterns_and_videos(tmp_path):
     single = find_input(str(tmp_path / "b.jpg"), out=out)
     assert (single.root, single.names, single.is_video) == (tmp_path, ("b.jpg",), False)
     assert find_input(str(tmp_path / "clip.MP4"), out=out).is_video
+    assert find_input(str(tmp_path / "a"), out=tmp_path).names == ("c.png", "d.jpg")  # written beside
+    with pytest.raises(ValueError, match="is the folder of the images"):
+        find_input(str(tmp_path), out=tmp_path)
     for wrong in ("nowhere", "a/notes.txt", "*.gif"):
         with pytest.raises(ValueError, match=r"no image"):
             find_input(str(tmp_path / wrong), out=out)

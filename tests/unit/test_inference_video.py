@@ -166,5 +166,3 @@ def test_a_stop_leaves_a_video_that_plays(tmp_path):
 
     lines = predict(tmp_path / "in.mp4", tmp_path / "out", boxes, stop)
     assert 6 < len(lines) < 40 and len(list(VideoFile(tmp_path / "out/drawn.mp4").frames())) == len(lines)
-    with pytest.raises(ValueError, match="does not go with --no-track"):
-        predict(tmp_path / "in.mp4", tmp_path / "out", smooth=True)

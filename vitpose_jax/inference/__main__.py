@@ -78,6 +78,8 @@ def run(settings: argparse.Namespace) -> int:
     wanted = settings.write.split(",")
     if set(wanted) - set(WRITE):
         raise ValueError(f"--write is {settings.write!r}; expected some of {', '.join(WRITE)}, with commas between")
+    if settings.smooth and settings.no_track:
+        raise ValueError("keypoints are smoothed person by person: --smooth does not go with --no-track")
     name = pathlib.Path(settings.input).stem if not any(c in settings.input for c in "*?[") else "images"
     out = pathlib.Path(settings.out or f"poses_{name}")
     given = find_input(settings.input, out=out)

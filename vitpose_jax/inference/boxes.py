@@ -200,6 +200,10 @@ def _annotations(path: str, content: Any, names: Sequence[str], category_ids: Co
     def image_id(name: str) -> int | None:
         return image_ids.get(name, by_base.get(pathlib.PurePath(name).name))
 
+    if names and all(image_id(name) is None for name in names):
+        raise ValueError(
+            f"none of the {len(names)} images is in {path}, which has {sorted(image_ids)[:3]} … as file_name"
+        )
     _refuse_shared_ids(path, names, image_id)
 
     def find(picture: Picture) -> Boxes:

@@ -44,15 +44,13 @@ def predict_video(
         drawn: the video to write; None for none.
         threshold: keypoints with a score above it are drawn.
         track: give individuals a number that they keep.
-        smooth: steady their keypoints over time; asks for `track`.
+        smooth: steady the keypoints of tracked individuals over time.
         progress: show a bar with frames/s.
 
     Raises:
-        ValueError: the file is no video, or smooth without track.
+        ValueError: the file is no video.
         ImportError: the tracker's package is missing.
     """
-    if smooth and not track:
-        raise ValueError("keypoints are smoothed person by person: --smooth does not go with --no-track")
     video = VideoFile(path)
     tracker = Tracker(float(video.rate or 30)) if track else None
     smoother = Smoother() if smooth else None
