@@ -155,7 +155,10 @@ def write_files(
 
 
 def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between, not {text!r}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
