@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from vitpose_jax.models.vitpose import ViTPose
-from vitpose_jax.training import optimizer
+from vitpose_jax.training import optimizer, sharding
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.state import TrainState
 from vitpose_jax.training.tasks import Loss
@@ -50,7 +50,7 @@ def make_program(
     tx = optimizer.adamw(train_state.variable_shapes(model)["params"], schedule, **optimizer_settings)
     target = train_state.abstract_state(model, tx, mesh)
     step = jax.jit(
-        make_train_step(loss, tx, schedule, key),
+        sharding.on_mesh(make_train_step(loss, tx, schedule, key), mesh),
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
     )
