@@ -3,8 +3,8 @@
 from absl import flags
 
 
-def parse(argv: list[str]) -> list[str]:
-    """`flags_parser` of `absl.app.run`.
+def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """`flags_parser` of `absl.app.run`; `values` are the flags to read.
 
     Returns:
         The arguments that are no flags.
@@ -13,7 +13,7 @@ def parse(argv: list[str]) -> list[str]:
         SystemExit: for a flag, a config file or an override that does not exist or is of the wrong type.
     """
     try:
-        return flags.FLAGS(argv)
+        return values(argv)
     except flags.Error as error:
         text = str(error).strip()
         if "Traceback" in text:  # of the config file itself; its last line is "ValueError: what is wrong"

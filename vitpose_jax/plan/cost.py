@@ -1,0 +1,154 @@
+"""From what a program does to how long it takes: arithmetic by hand, a roofline, whether it fits."""
+
+import dataclasses
+import math
+from typing import Any
+
+from vitpose_jax.models.vitpose import ViTPose
+from vitpose_jax.plan.chips import Traffic
+
+# Assumed shares of the makers' numbers that a well-running program reaches. None was measured here.
+ATTAINED = {"products": 0.6, "memory": 0.8, "links": 0.8}
+
+
+def forward_macs(model: ViTPose) -> dict[str, float]:
+    """Multiplications with an addition of one crop's forward pass, by part, by hand.
+
+    Every crop runs through one decoder. What is not a product of matrices is left out.
+    """
+    fields = model.backbone
+    dim, ffn, depth = fields["embed_dim"], fields["mlp_dim"], fields["depth"]
+    rows, cols = model.patch_grid
+    tokens = rows * cols
+    most = max(model.num_keypoints.values())
+    classic = model.decoder == "classic"
+    filters = model.deconv_filters
+    return {
+        "patch embedding": tokens * 16 * 16 * 3 * dim,
+        "qkv, proj": depth * tokens * 4 * dim * dim,
+        "attention": depth * 2 * tokens * tokens * dim,
+        "mlp": depth * tokens * 2 * dim * ffn,
+        # A transposed convolution gives every cell 16 products, each of its four output cells four of them.
+        "decoder": tokens * (16 * dim * filters + 4 * 16 * filters * filters + 16 * filters * most)
+        if classic
+        else tokens * 9 * dim * most,
+    }
+
+
+def model_flops(model: ViTPose) -> float:
+    """Operations that one crop's update needs: forward, and twice that backward; no gradient of pixels.
+
+    What rematerialisation computes again is not counted: it is this number that a utilisation refers to.
+    """
+    parts = forward_macs(model)
+    return 2.0 * (3 * sum(parts.values()) - parts["patch embedding"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One experiment on one mesh of one topology: all per device and step unless it says otherwise."""
+
+    name: str
+    topology: str
+    chip: str
+    devices: int
+    mesh: tuple[int, int, int]  # data, fsdp, tensor
+    batch_size: int  # of all devices
+    image_size: tuple[int, int]
+    remat: str
+    source: str  # "compiled" or "estimate"
+    memory: dict[str, float]  # bytes by kind
+    memory_limit: float  # bytes that a program may use
+    model_flops: float
+    product_flops: float
+    memory_bytes: float  # that pass main memory
+    exchanges: dict[str, dict[str, float]]  # kind to count, fast_bytes, slow_bytes, seconds
+    hidden_s: float  # of exchanges that run beside other work
+    exposed_s: float  # of exchanges that are waited for
+    peak_flops: float
+    memory_bandwidth: float
+    problem: str = ""  # why there is no program
+    compile_s: float = 0.0
+
+    @property
+    def memory_total(self) -> float:
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        return not self.problem and self.memory_total <= self.memory_limit
+
+    @property
+    def products_s(self) -> float:
+        return self.product_flops / (self.peak_flops * ATTAINED["products"])
+
+    @property
+    def memory_s(self) -> float:
+        return self.memory_bytes / (self.memory_bandwidth * ATTAINED["memory"])
+
+    @property
+    def step_s(self) -> float:
+        """Products, memory and hidden exchanges at once, then what is waited for."""
+        return max(self.products_s, self.memory_s, self.hidden_s) + self.exposed_s
+
+    @property
+    def images_per_s(self) -> float:
+        """Of all devices."""
+        return self.batch_size / self.step_s if self.step_s else 0.0
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the chips' peak that the model's own operations are."""
+        return self.model_flops / (self.step_s * self.peak_flops) if self.step_s else 0.0
+
+    @property
+    def bound(self) -> str:
+        """What the step waits for most."""
+        parts = {"products": self.products_s, "memory": self.memory_s, "links": self.hidden_s + self.exposed_s}
+        return max(parts, key=lambda name: parts[name])
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: the fields and what follows from them."""
+        derived = ("memory_total", "fits", "products_s", "memory_s", "step_s", "images_per_s", "utilisation", "bound")
+        return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
+
+
+def plan_of(record: dict[str, Any]) -> Plan:
+    """The plan that `Plan.record` wrote."""
+    fields = {field.name for field in dataclasses.fields(Plan)}
+    values = {name: value for name, value in record.items() if name in fields}
+    for name in ("mesh", "image_size"):
+        values[name] = tuple(values[name])
+    return Plan(**values)
+
+
+class Ledger:
+    """Adds up what exchanges cost."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, dict[str, float]] = {}
+        self.hidden_s = self.exposed_s = 0.0
+
+    def add(self, kind: str, traffic: Traffic, *, count: int, hidden: bool) -> None:
+        """One kind of exchange, so often a step."""
+        entry = self.kinds.setdefault(kind, {"count": 0, "fast_bytes": 0.0, "slow_bytes": 0.0, "seconds": 0.0})
+        seconds = count * traffic.seconds / ATTAINED["links"]
+        for name, value in (
+            ("count", count), ("fast_bytes", count * traffic.fast_bytes), ("slow_bytes", count * traffic.slow_bytes),
+            ("seconds", seconds),
+        ):  # fmt: skip
+            entry[name] += value
+        if hidden:
+            self.hidden_s += seconds
+        else:
+            self.exposed_s += seconds
+
+
+def efficiency(small: Plan, large: Plan) -> float:
+    """Images a second of a chip of the larger machine, relative to a chip of the smaller."""
+    return (large.images_per_s / large.devices) / (small.images_per_s / small.devices)
+
+
+def leaf_bytes(leaf: Any) -> float:
+    """Bytes of a sharded leaf on one device."""
+    return float(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize)

@@ -1,0 +1,212 @@
+"""The tables of `docs/scaling.md`: which machine for which size of model, where it stops scaling, and why.
+
+Everything that was worked out stands in a file of JSON lines beside the document. A run that is stopped goes on there;
+to work something out again, delete its lines.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+from vitpose_jax.plan import planning
+from vitpose_jax.plan.case import Case
+from vitpose_jax.plan.chips import GIB, Topology, topology
+from vitpose_jax.plan.cost import Plan, efficiency, plan_of
+from vitpose_jax.progress import progress_bar
+
+BEGIN, END = "<!-- made by `make scaling`: begin -->", "<!-- made by `make scaling`: end -->"
+
+_SMALL = "--config.model.image_size=(256,192)"
+EXPERIMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("configs/vitpose_g.py", ()), ("configs/vitpose_h.py", ()), ("configs/vitpose_b.py", ()),
+    ("configs/vitpose_l.py", ()), ("configs/vitpose_g.py", (_SMALL,)),
+)  # fmt: skip
+
+_SHAPES_2D = ("2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+MACHINES: dict[str, tuple[str, ...]] = {
+    "v5e": tuple(f"v5e:{shape}" for shape in _SHAPES_2D),
+    "v5p": tuple(f"v5p:{shape}" for shape in ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")),
+    "v6e": tuple(f"v6e:{shape}" for shape in _SHAPES_2D),
+    "A100": ("gpu:8xA100", *(f"gpu:{hosts}x8xA100" for hosts in (2, 4, 8, 16, 32))),
+    "H100": ("gpu:8xH100", *(f"gpu:{hosts}x8xH100" for hosts in (2, 4, 8, 16, 32))),
+}
+ENDS = (256, 8)  # devices of the programs that are compiled; efficiency is between them
+FROM, TO = 8, 256
+
+# What is recomputed, if nothing fits otherwise.
+LESS_MEMORY = {"none": ("none", "dots", "full"), "dots": ("dots", "full"), "full": ("full",)}
+STOPS_BELOW = 0.8  # efficiency at which a machine is called too large
+
+ReadConfig = Callable[[str, Sequence[str]], tuple[Case, dict[str, int]]]
+
+
+class Book:
+    """Plans that were worked out, in a file of JSON lines; written after each."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        text = path.read_text() if path.exists() else ""
+        self.plans = [plan_of(json.loads(line)) for line in text.splitlines()]
+
+    def find(self, case: Case, where: Topology, source: str) -> list[Plan]:
+        """Plans of an experiment on a topology, whatever is recomputed."""
+        key = (case.name, tuple(case.model["image_size"]), case.batch_size, where.label, source)
+        return [
+            plan for plan in self.plans
+            if (plan.name, plan.image_size, plan.batch_size, plan.topology, plan.source) == key
+        ]  # fmt: skip
+
+    def add(self, plan: Plan) -> None:
+        """Keeps a plan."""
+        self.plans.append(plan)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(each.record()) + "\n" for each in self.plans))
+        partial.rename(self.path)
+
+
+def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bool) -> None:
+    """Works out what is missing, the most important first, and writes the tables between their marks.
+
+    Args:
+        document: a Markdown file with the two marks; its JSON lines stand beside it.
+        read_config: path and overrides to a case and its own mesh.
+        estimate_only: compile nothing.
+
+    Raises:
+        ValueError: the document has no marks.
+    """
+    text = document.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{document} needs the lines {BEGIN!r} and {END!r}, once each")
+    book = Book(document.with_suffix(".jsonl"))
+    cases = [read_config(path, overrides)[0] for path, overrides in EXPERIMENTS]
+    work = [(case, topology(name)) for case in cases for names in MACHINES.values() for name in names]
+    for case, where in progress_bar(work, desc="estimates", unit=" machines"):
+        if not book.find(case, where, "estimate"):
+            for plan in candidates(case, where)[:1]:
+                book.add(plan)
+    if not estimate_only:
+        # The order of importance: the first experiments, the largest machines, the chips as they are listed.
+        ends = [
+            (case, where) for chip in MACHINES for size in ENDS for case, where in work
+            if where.chip.name == chip and not where.is_gpu and where.num_devices == size
+        ]  # fmt: skip
+        for case, where in progress_bar(ends, desc="compiling", unit=" machines"):
+            if not any(plan.fits for plan in book.find(case, where, "compiled")):
+                compile_best(case, where, book)
+                write(document, cases, book)
+    write(document, cases, book)
+
+
+def candidates(case: Case, where: Topology) -> list[Plan]:
+    """Estimates of all meshes, with as little recomputed as memory allows; best first."""
+    plans: list[Plan] = []
+    for remat in LESS_MEMORY[case.model["remat"]]:
+        plans = planning.best_meshes(case._replace(model={**case.model, "remat": remat}), where)
+        if plans[0].fits:
+            break
+    return plans
+
+
+def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 3) -> None:
+    """Compiles the mesh that should be best, and if it does not fit after all, the best that needs clearly less."""
+    plans = [
+        plan for remat in LESS_MEMORY[case.model["remat"]]
+        for plan in planning.best_meshes(case._replace(model={**case.model, "remat": remat}), where) if plan.fits
+    ]  # fmt: skip
+    for _ in range(tries):
+        if not plans:
+            return
+        chosen = plans[0]
+        plan = planning.compiled(case._replace(model={**case.model, "remat": chosen.remat}), where, chosen.mesh)
+        book.add(plan)
+        if plan.fits:
+            return
+        plans = [each for each in plans if each.memory_total < 0.75 * chosen.memory_total]
+
+
+def write(document: pathlib.Path, cases: Sequence[Case], book: Book) -> None:
+    """Puts the tables between the marks."""
+    before, _, rest = document.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    lines = [scaling_table(cases, book), *(machine_table(case, book) for case in cases)]
+    partial = document.with_suffix(".partial")
+    partial.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(lines) + f"\n\n{END}{after}")
+    partial.rename(document)
+
+
+def chosen(case: Case, where: Topology, book: Book) -> Plan | None:
+    """The best plan of a machine that is known: a compiled one that fits, else the estimate."""
+    compiled = sorted(book.find(case, where, "compiled"), key=planning.rank)
+    found = [plan for plan in compiled if plan.fits] or book.find(case, where, "estimate") or compiled
+    return found[0] if found else None
+
+
+def scaling_table(cases: Sequence[Case], book: Book) -> str:
+    """Efficiency from 8 to 256 devices, and where it stops."""
+    lines = [
+        "| experiment | chip | 8 devices, images/s | 256 devices, images/s | efficiency | from | efficiency falls below "
+        f"{STOPS_BELOW:.0%} at | waits there for |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case in cases:
+        for chip, names in MACHINES.items():
+            machines = [topology(name) for name in names]
+            curve = {
+                where.num_devices: plans[0] for where in machines if (plans := book.find(case, where, "estimate"))
+            }
+            ends = {where.num_devices: where for where in machines if where.num_devices in (FROM, TO)}
+            pair = [
+                [plan for plan in book.find(case, ends[size], "compiled") if plan.fits] for size in (FROM, TO)
+            ]
+            source = "compiled" if all(pair) else "estimate"
+            small, large = (plans[0] if all(pair) else curve.get(size) for plans, size in zip(pair, (FROM, TO), strict=True))
+            if small is None or large is None:
+                continue
+            if not small.fits:
+                lines.append(f"| {title(case)} | {chip} | does not fit | {large.images_per_s:.0f} | – | {source} | – | – |")
+                continue
+            stop = next((
+                plan for size, plan in sorted(curve.items())
+                if size > FROM and curve[FROM].fits and efficiency(curve[FROM], plan) < STOPS_BELOW
+            ), None)  # fmt: skip
+            lines.append(
+                f"| {title(case)} | {chip} | {small.images_per_s:.0f} | {large.images_per_s:.0f} | "
+                f"{efficiency(small, large):.0%} | {source} | {stop.devices if stop else 'not up to 256'} | "
+                f"{stop.bound if stop else '–'} |"
+            )
+    return "\n".join(lines)
+
+
+def machine_table(case: Case, book: Book) -> str:
+    """The best plan of every machine for one experiment."""
+    lines = [
+        f"**{title(case)}, batch {case.batch_size}**\n",
+        "| machine | devices | mesh data,fsdp,tensor | remat | GiB a device, of | ms a step | images/s | of peak | most "
+        "time | exchanged a device, fast + slow MB | source |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for names in MACHINES.values():
+        for where in map(topology, names):
+            plan = chosen(case, where, book)
+            if plan is not None:
+                lines.append(_row(plan))
+    return "\n".join(lines)
+
+
+def _row(plan: Plan) -> str:
+    memory = f"{plan.memory_total / GIB:.2f}, {plan.memory_limit / GIB:.1f}" + ("" if plan.fits else ": does not fit")
+    fast, slow = (sum(entry[kind] for entry in plan.exchanges.values()) / 1e6 for kind in ("fast_bytes", "slow_bytes"))
+    cells = [
+        plan.topology, plan.devices, ",".join(map(str, plan.mesh)), plan.remat, memory, f"{plan.step_s * 1e3:.0f}",
+        f"{plan.images_per_s:.0f}", f"{plan.utilisation:.0%}", plan.bound, f"{fast:.0f} + {slow:.0f}", plan.source,
+    ]  # fmt: skip
+    if not plan.fits:
+        cells[5:9] = ["–"] * 4
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def title(case: Case) -> str:
+    """An experiment's name in the tables."""
+    height, width = case.model["image_size"]
+    return f"{case.name} {height}x{width}"
