@@ -1,5 +1,6 @@
 """Plans: programs are read right, estimates agree with compiled programs, and lowering for TPUs and GPUs works."""
 
+import dataclasses
 import json
 import math
 import os
@@ -22,7 +23,7 @@ MODEL = {
 }  # fmt: skip
 SCHEDULE = {"learning_rate": 1e-3}
 OVERRIDES = [
-    "--config.model.embed_dim=128", "--config.model.depth=3", "--config.model.num_heads=4", "--config.model.mlp_dim=256",
+    *(f"--config.model.{name}={MODEL[name]}" for name in ("embed_dim", "depth", "num_heads", "mlp_dim")),
     "--config.model.image_size=(64,64)", "--config.train.batch_size=16", "--config.model.decoder=simple",
 ]  # fmt: skip
 
@@ -86,7 +87,7 @@ ENTRY %main (a: s32[]) -> (s32[]) {
   ROOT %w = (s32[]) while(%t), condition=%cond, body=%body
 }
 """
-    with pytest.raises(ValueError, match="does not compare a counter"):
+    with pytest.raises(ValueError, match="does not count up to a constant"):
         hlo.read(text, 1)
 
 
@@ -119,7 +120,10 @@ def test_published_operations_per_crop():
 
 def test_rematerialisation_costs_what_it_says():
     where = chips.topology("v5e:1x2")
-    plans = {remat: planning.estimated(toy(remat=remat, decoder="simple"), where, (2, 1, 1)) for remat in ("none", "dots", "full")}
+    plans = {
+        remat: planning.estimated(toy(remat=remat, decoder="simple"), where, (2, 1, 1))
+        for remat in ("none", "dots", "full")
+    }
     flops = [plans[remat].product_flops for remat in ("none", "dots", "full")]
     assert flops[0] < flops[1] < flops[2]
     held = [plans[remat].memory["activations"] for remat in ("none", "dots", "full")]
@@ -184,7 +188,9 @@ def test_tensor_parallel_sums_are_waited_for():
     assert each.fast_bytes == 8 * 16 * 128 * 2 * 2 * 3 / 4
 
 
-@pytest.mark.parametrize("name", ["v5e", "v5e:4", "v5e:4x4x4", "v9z:2x2", "gpu:9xH100", "gpu:8xB900", "v5p:4x4", "gpu:0xA100"])
+@pytest.mark.parametrize(
+    "name", ["v5e", "v5e:4", "v5e:4x4x4", "v9z:2x2", "gpu:9xH100", "gpu:8xB900", "v5p:4x4", "gpu:0xA100"]
+)
 def test_unknown_topologies(name):
     with pytest.raises(ValueError, match=r"unknown topology .* v5e:4x4, v5p:4x4x4"):
         chips.topology(name)
@@ -202,11 +208,10 @@ def test_without_libtpu(monkeypatch):
 
 
 def test_sizes_that_do_not_divide_name_the_numbers():
-    where = chips.topology("v5e:4x4")
     with pytest.raises(ValueError, match="multiple of mesh data x fsdp"):
         planning.estimated(toy(), chips.topology("v5e:4x8"), (32, 1, 1))
     with pytest.raises(ValueError, match="nearest batch that works is 32"):
-        planning.best_meshes(toy()._replace(batch_size=17), where)
+        planning.best_meshes(toy()._replace(batch_size=17), chips.topology("v5e:4x4"))
 
 
 def test_best_mesh_fits_before_it_is_fast():
@@ -219,12 +224,12 @@ def test_best_mesh_fits_before_it_is_fast():
 def test_the_command(tmp_path, capsys):
     lines = tmp_path / "plans.json"
     command.main([
-        "--config", "configs/vitpose_b.py,configs/vitpose_h.py", "--topology", "gpu:4xH100", "v5e:2x2", "--mesh", "best",
-        "4,1,1", "--compile", "2", "--estimate", "--json", str(lines), *OVERRIDES,
+        "--config", "configs/vitpose_b.py,configs/vitpose_h.py", "--topology", "gpu:2xH100", "v5e:1x2",
+        "--mesh", "best", "2,1,1", "--compile", "2", "--estimate", "--json", str(lines), *OVERRIDES,
     ])  # fmt: skip
     shown = capsys.readouterr().out
     records = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert {record["topology"] for record in records} == {"gpu:4xH100", "v5e:2x2"}
+    assert {record["topology"] for record in records} == {"gpu:2xH100", "v5e:1x2"}
     assert {record["name"] for record in records} == {"vitpose_b", "vitpose_h"}
     assert [record["images_per_s"] for record in records] == sorted((r["images_per_s"] for r in records), reverse=True)
     assert "estimate" in shown and "Assumed, not measured" in shown
@@ -236,7 +241,7 @@ def test_the_command(tmp_path, capsys):
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--config.mesh.tensor=3"], "does not fit 4 device"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--config.nothing=3"], "configs/common.py"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--nothing"], "nothing"),
-    (["--config", "configs/none.py", "--topology", "v5e:2x2"], "none.py"),
+    (["--config", "configs/none.py", "--topology", "v5e:2x2"], "No such file"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--mesh", "4x1"], "data,fsdp,tensor"),
     (["--config", "configs/finetune_custom.py", "--topology", "v5e:2x2", "--estimate"], "config.model"),
 ])  # fmt: skip
@@ -250,20 +255,18 @@ def test_the_document_goes_on_where_it_stopped(tmp_path, monkeypatch):
     path = tmp_path / "scaling.md"
     path.write_text(f"# Scaling\n\n{document.BEGIN}\n{document.END}\n\nreading\n")
     monkeypatch.setattr(document, "EXPERIMENTS", (("configs/vitpose_b.py", OVERRIDES),))
-    monkeypatch.setattr(document, "MACHINES", {"v5e": ("v5e:2x2", "v5e:2x4"), "H100": ("gpu:8xH100",)})
-    monkeypatch.setattr(document, "ENDS", (4,))
+    monkeypatch.setattr(document, "MACHINES", {"v5e": ("v5e:1x2", "v5e:2x2"), "H100": ("gpu:2xH100",)})
+    monkeypatch.setattr(document, "ENDS", (2,))
     compiled = []
 
-    def compile_best(case, where, book, **options):
+    def compile_best(case, where, book):
         compiled.append(where.name)
-        book.add(planning.best_meshes(case, where)[0].__class__(**{
-            **vars(planning.best_meshes(case, where)[0]), "source": "compiled"
-        }))  # fmt: skip
+        book.add(dataclasses.replace(planning.best_meshes(case, where)[0], source="compiled"))
 
     monkeypatch.setattr(document, "compile_best", compile_best)
     for _ in range(2):
         document.update(path, command.read_config, estimate_only=False)
-    assert compiled == ["v5e:2x2"]  # once
+    assert compiled == ["v5e:1x2"]  # once
     text = path.read_text()
     assert text.startswith("# Scaling") and text.endswith("reading\n")
     rows = [line for line in text.splitlines() if line.startswith("| v5e") or line.startswith("| gpu")]

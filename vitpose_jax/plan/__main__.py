@@ -3,8 +3,9 @@
     python -m vitpose_jax.plan --config configs/vitpose_g.py --topology v5e:16x16 [--slices 2] [--config.mesh.fsdp=8 …]
     python -m vitpose_jax.plan --config configs/vitpose_h.py --topology v5e:4x4 v5e:16x16 gpu:8xH100 --mesh best
 
-TPU programs are compiled by libtpu (requirements-plan.txt) without a TPU, each in a minute or two; GPU programs, and with
---estimate all, are estimated from the traced program. Several configs, topologies and meshes make one table, best first.
+TPU programs are compiled by libtpu (requirements-plan.txt) without a TPU, each in a minute or two; GPU programs, and
+with --estimate all, are estimated from the traced program. Several configs, topologies and meshes make one table, best
+first.
 """
 
 import argparse
@@ -39,8 +40,9 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> tuple[Case, dict[st
         SystemExit: for a file or an override that does not exist.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
-    left = command_line.parse(["vitpose_jax.plan", f"--config={path}", *overrides], values)[1:]
+    arguments = ["vitpose_jax.plan", f"--config={path}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    left = command_line.parse(arguments, values)[1:]
     if left:
         raise SystemExit(f"vitpose_jax.plan: unknown arguments {left}")
     config = values.config.copy_and_resolve_references()
@@ -80,13 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--config", action="append", default=[], help="an experiment; again, or with commas, for more")
-    parser.add_argument("--topology", nargs="+", default=[], help="v5e:16x16, v5p:4x4x4, v6e:8x8, gpu:8xH100, gpu:4x8xH100")
+    parser.add_argument(
+        "--topology", nargs="+", default=[], help="v5e:16x16, v5p:4x4x4, v6e:8x8, gpu:8xH100, gpu:4x8xH100"
+    )
     parser.add_argument("--slices", type=int, default=1, help="TPU slices of that topology (default 1)")
     parser.add_argument("--mesh", nargs="+", default=[], help="data,fsdp,tensor, or best; the config's own by default")
     parser.add_argument("--compile", type=int, default=1, help="of --mesh best: how many, best first (default 1)")
-    parser.add_argument("--estimate", action="store_true", help="compile nothing")
+    parser.add_argument("--estimate", action="store_true", help="compile and lower nothing")
     parser.add_argument("--json", type=pathlib.Path, help="file for one JSON line a plan")
-    parser.add_argument("--document", type=pathlib.Path, help="bring the tables of this file, docs/scaling.md, up to date")
+    parser.add_argument(
+        "--document", type=pathlib.Path, help="bring the tables of this file, docs/scaling.md, up to date"
+    )
     options, overrides = parser.parse_known_args(arguments)
     paths = [path for entry in options.config for path in entry.split(",")]
     try:
@@ -120,7 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def plan(case: Case, where: Topology, sizes: Sizes, *, estimate_only: bool) -> Plan:
-    """Compiled where there is a compiler for it."""
+    """Compiled where there is a compiler for it; what has none must lower at least."""
+    if where.is_gpu and not estimate_only:
+        planning.lower_for_gpu(case, sizes)
     if where.is_gpu or estimate_only:
         return planning.estimated(case, where, sizes)
     return planning.compiled(case, where, sizes)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.plan.chips import Topology
@@ -50,8 +50,8 @@ class Case(NamedTuple):
             )
         return vitpose(**self.model)
 
-    def program(self, mesh: Mesh | AbstractMesh) -> tuple[update.Program, dict[str, jax.ShapeDtypeStruct]]:
-        """The update that `train.py` runs on this mesh, and a batch's shapes.
+    def program(self, mesh: Any) -> tuple[update.Program, dict[str, jax.ShapeDtypeStruct]]:
+        """The update that `train.py` runs on this mesh (of devices, or abstract), and a batch's shapes.
 
         Raises:
             ValueError: for sizes that the mesh does not divide.
@@ -75,7 +75,7 @@ class Case(NamedTuple):
         }
 
 
-def abstract_mesh(sizes: tuple[int, int, int]) -> AbstractMesh:
+def abstract_mesh(sizes: tuple[int, int, int]) -> Any:
     """A mesh without devices: for shapes, shardings and lowering."""
     return AbstractMesh(sizes, sharding.MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
 

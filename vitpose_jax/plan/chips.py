@@ -147,8 +147,8 @@ def exchange(
     members = np.asarray(group)
     slices = len(set(slice_of[members].tolist())) if kind != "send" else where.slices
     if kind == "send":  # the runtime reduces what every slice sent
-        slow, hops = 2 * num_bytes * (slices - 1) / slices, slices - 1
-        return Traffic(0.0, slow, slow / where.chip.slow_bandwidth + hops * SLOW_HOP_S)
+        slow, steps = 2 * num_bytes * (slices - 1) / slices, slices - 1
+        return Traffic(0.0, slow, slow / where.chip.slow_bandwidth + steps * SLOW_HOP_S)
     if kind == "collective-permute":
         fast, slow = (0.0, num_bytes) if slices > 1 else (num_bytes, 0.0)
         seconds = slow / where.chip.slow_bandwidth + fast / where.chip.link_bandwidth

@@ -81,20 +81,20 @@ def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bo
     book = Book(document.with_suffix(".jsonl"))
     cases = [read_config(path, overrides)[0] for path, overrides in EXPERIMENTS]
     work = [(case, topology(name)) for case in cases for names in MACHINES.values() for name in names]
-    for case, where in progress_bar(work, desc="estimates", unit=" machines"):
-        if not book.find(case, where, "estimate"):
-            for plan in candidates(case, where)[:1]:
-                book.add(plan)
     if not estimate_only:
-        # The order of importance: the first experiments, the largest machines, the chips as they are listed.
+        # The order of importance: the chips as they are listed, the first experiments, the largest machines.
         ends = [
-            (case, where) for chip in MACHINES for size in ENDS for case, where in work
-            if where.chip.name == chip and not where.is_gpu and where.num_devices == size
+            (case, where) for names in MACHINES.values() for case in cases for size in ENDS
+            for where in map(topology, names) if not where.is_gpu and where.num_devices == size
         ]  # fmt: skip
-        for case, where in progress_bar(ends, desc="compiling", unit=" machines"):
+        for case, where in progress_bar(ends, desc="compiling", unit=" programs"):
             if not any(plan.fits for plan in book.find(case, where, "compiled")):
                 compile_best(case, where, book)
                 write(document, cases, book)
+    for case, where in progress_bar(work, desc="estimating", unit=" machines"):
+        if not book.find(case, where, "estimate"):
+            for plan in candidates(case, where)[:1]:
+                book.add(plan)
     write(document, cases, book)
 
 
@@ -145,26 +145,31 @@ def chosen(case: Case, where: Topology, book: Book) -> Plan | None:
 def scaling_table(cases: Sequence[Case], book: Book) -> str:
     """Efficiency from 8 to 256 devices, and where it stops."""
     lines = [
-        "| experiment | chip | 8 devices, images/s | 256 devices, images/s | efficiency | from | efficiency falls below "
-        f"{STOPS_BELOW:.0%} at | waits there for |",
+        "| experiment | chip | 8 devices, images/s | 256 devices, images/s | efficiency | from | "
+        f"efficiency falls below {STOPS_BELOW:.0%} at | waits there for |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:
         for chip, names in MACHINES.items():
             machines = [topology(name) for name in names]
-            curve = {
-                where.num_devices: plans[0] for where in machines if (plans := book.find(case, where, "estimate"))
-            }
-            ends = {where.num_devices: where for where in machines if where.num_devices in (FROM, TO)}
+            curve = {where.num_devices: plans[0] for where in machines if (plans := book.find(case, where, "estimate"))}
             pair = [
-                [plan for plan in book.find(case, ends[size], "compiled") if plan.fits] for size in (FROM, TO)
-            ]
+                [
+                    plan for where in machines if where.num_devices == size
+                    for plan in book.find(case, where, "compiled") if plan.fits
+                ]
+                for size in (FROM, TO)
+            ]  # fmt: skip
             source = "compiled" if all(pair) else "estimate"
-            small, large = (plans[0] if all(pair) else curve.get(size) for plans, size in zip(pair, (FROM, TO), strict=True))
+            small, large = (
+                plans[0] if all(pair) else curve.get(size) for plans, size in zip(pair, (FROM, TO), strict=True)
+            )
             if small is None or large is None:
                 continue
             if not small.fits:
-                lines.append(f"| {title(case)} | {chip} | does not fit | {large.images_per_s:.0f} | – | {source} | – | – |")
+                lines.append(
+                    f"| {title(case)} | {chip} | does not fit | {large.images_per_s:.0f} | – | {source} | – | – |"
+                )
                 continue
             stop = next((
                 plan for size, plan in sorted(curve.items())
@@ -182,8 +187,8 @@ def machine_table(case: Case, book: Book) -> str:
     """The best plan of every machine for one experiment."""
     lines = [
         f"**{title(case)}, batch {case.batch_size}**\n",
-        "| machine | devices | mesh data,fsdp,tensor | remat | GiB a device, of | ms a step | images/s | of peak | most "
-        "time | exchanged a device, fast + slow MB | source |",
+        "| machine | devices | mesh data,fsdp,tensor | remat | GiB a device, of | ms a step | images/s | of peak | "
+        "most time | exchanged a device, fast + slow MB | source |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for names in MACHINES.values():

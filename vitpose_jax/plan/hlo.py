@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -115,7 +115,8 @@ def read(text: str, num_devices: int) -> Program:
         ValueError: for a loop whose number of rounds does not stand in its condition.
     """
     computations, entry = parse(text)
-    flops, memory, collectives = 0.0, 0.0, {}
+    flops = memory = 0.0
+    collectives: dict[Any, Collective] = {}
     for name, computation, times, fused in _walk(computations, entry):
         for instruction in computation.values():
             if instruction.opcode in ("convolution", "dot"):
@@ -166,7 +167,8 @@ def _walk(computations: Mapping[str, Computation], entry: str) -> Iterator[tuple
         for instruction in computation.values():
             if instruction.opcode == "while":
                 (condition,), (body,) = instruction.called("condition"), instruction.called("body")
-                waiting.append((body, times * trip_count(computations[condition], condition), fused))
+                rounds = trip_count(computations[condition], computations[body], condition)
+                waiting.append((body, times * rounds, fused))
             elif instruction.opcode == "conditional":
                 branches = instruction.called("branch_computations", "true_computation", "false_computation")
                 waiting += [(branch, times, fused) for branch in branches]
@@ -175,16 +177,28 @@ def _walk(computations: Mapping[str, Computation], entry: str) -> Iterator[tuple
                 waiting += [(each, times, inside) for each in instruction.called("calls", "to_apply")]
 
 
-def trip_count(condition: Computation, name: str) -> int:
-    """How often a loop runs that counts from 0 up to a constant, as scans do."""
-    bounds = [
-        int(condition[operand].operands[0])
-        for instruction in condition.values() if "direction=LT" in instruction.attributes
-        for operand in instruction.operands if operand in condition and condition[operand].opcode == "constant"
-    ]  # fmt: skip
-    if len(bounds) != 1:
-        raise ValueError(f"loop condition {name} does not compare a counter with one constant: {list(condition)}")
-    return bounds[0]
+def trip_count(condition: Computation, body: Computation, name: str) -> int:
+    """How often a loop runs that counts from 0 up to a constant, as scans do and as products in several rounds do.
+
+    Args:
+        condition: compares the counter, an element of the loop's tuple, with a constant.
+        body: adds a constant to it.
+        name: of the loop, for the error.
+
+    Raises:
+        ValueError: for a loop of another kind.
+    """
+    compared = [each for each in condition.values() if "direction=LT" in each.attributes]
+    if len(compared) == 1:
+        counter, bound = (condition[operand] for operand in compared[0].operands)
+        place = re.search(r"index=(\d+)", counter.attributes)
+        root = next(each for each in body.values() if each.is_root)
+        if bound.opcode == "constant" and place and root.opcode == "tuple":
+            added = body[root.operands[int(place[1])]]
+            steps = [body[each] for each in added.operands if each in body and body[each].opcode == "constant"]
+            if added.opcode == "add" and len(steps) == 1:
+                return -(-int(bound.operands[0]) // int(steps[0].operands[0]))
+    raise ValueError(f"loop {name} does not count up to a constant: {list(condition.values())}")
 
 
 def _product_flops(instruction: Instruction, computation: Computation) -> float:
@@ -226,9 +240,7 @@ def _valid_positions(out: int, size: int, into: int, window: Mapping[str, str]) 
     return int(((place >= 0) & (place <= (into - 1) * dilate) & (place % dilate == 0)).sum())
 
 
-def _traffic(
-    instruction: Instruction, computation: Computation, computations: Mapping[str, Computation]
-) -> float:
+def _traffic(instruction: Instruction, computation: Computation, computations: Mapping[str, Computation]) -> float:
     """Bytes of main memory that an instruction reads and writes; of arrays that it only cuts from, the cut."""
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):
         return 2.0 * _main(instruction.shapes)
@@ -295,7 +307,7 @@ def device_groups(attributes: str, num_devices: int) -> tuple[tuple[int, ...], .
         groups = [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", match[1])]
         return tuple(groups) or (tuple(range(num_devices)),)
     if match := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, order, swap = ([int(x) for x in part.split(",")] if part else None for part in match.groups())
+        shape, order, swap = ([int(x) for x in part.split(",")] if part else [] for part in match.groups())
         devices = np.arange(math.prod(order)).reshape(order)
         devices = devices.transpose(swap) if swap else devices
         return tuple(map(tuple, devices.reshape(shape).tolist()))

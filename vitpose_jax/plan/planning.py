@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,8 @@ def compiled(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
     ledger = Ledger()
     for each in found.collectives:
         traffic = exchange(each.kind, each.num_bytes, each.groups[0], *where_they_are, where)
-        ledger.add("between slices" if each.kind == "send" else each.kind, traffic, count=each.count, hidden=each.hidden)
+        name = "between slices" if each.kind == "send" else each.kind
+        ledger.add(name, traffic, count=each.count, hidden=each.hidden)
     stats = executable.memory_analysis()
     memory = state_memory(program.target, batch)
     memory["activations"] = float(stats.temp_size_in_bytes)
@@ -56,24 +57,30 @@ def estimated(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
     """The same without a compiler: one device's share of the traced program, and exchanges by the sharding tables.
 
     Products are split evenly over `tensor`. Parameters split over fsdp are gathered before the forward and the backward
-    pass and their gradients scattered, in the type of the computation; what is left is summed over data; both run
-    beside the arithmetic. Sums of activations over tensor are waited for.
+    pass and their gradients scattered, in the type of the computation; what is left is summed over data. Gathering
+    runs beside the arithmetic; sums are waited for, of gradients and of activations over tensor. That is what most
+    compiled programs do.
 
     Raises:
         ValueError: for sizes that do not divide.
     """
     data, fsdp, tensor = sizes
-    program, batch = case.program(abstract_mesh(sizes))
-    if where.is_gpu:
-        program.step.trace(program.target, batch).lower(lowering_platforms=("cuda",))  # it must lower at least
+    mesh = abstract_mesh(sizes)
+    sharding.check_batch_size(case.batch_size, mesh, name="config.train.batch_size")
     crops = case.batch_size // (data * fsdp)
-    specs = sharding.param_specs(program.target.params)
-    flat = trees.flatten(program.target.params)
-    shards = {path: math.prod(_sizes(sizes, split_over(specs[path]))) for path in flat}
-    ways = {tuple(leaf.shape): shards[path] for path, leaf in flat.items()}
-    counted = estimate(_traced(json.dumps(case._replace(batch_size=crops)._asdict())), ways)
-    ledger = exchanges(case, where, sizes, program.target, crops)
-    memory = state_memory(program.target, batch)
+    share = _share(json.dumps(case._replace(batch_size=crops)._asdict()))
+    target = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        share.state, sharding.state_shardings(share.state, mesh),
+    )  # fmt: skip
+    specs = sharding.param_specs(target.params)
+    ways = {
+        tuple(leaf.shape): math.prod(_sizes(sizes, split_over(specs[path])))
+        for path, leaf in trees.flatten(target.params).items()
+    }
+    counted = estimate(share.jaxpr, ways)
+    ledger = exchanges(case, where, sizes, target, crops)
+    memory = state_memory(target, share.batch)
     # Activations of one device's crops; those of heads and FFN features, most of them, are split over tensor.
     memory["activations"] = counted.peak_bytes / tensor
     state_bytes = sum(memory[name] for name in ("parameters", "optimizer"))
@@ -83,11 +90,29 @@ def estimated(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
     )  # fmt: skip
 
 
+class _Share(NamedTuple):
+    """The program of one device's crops, as if it were alone."""
+
+    jaxpr: Any
+    state: TrainState  # shapes
+    batch: dict[str, jax.ShapeDtypeStruct]
+
+
 @functools.lru_cache(maxsize=64)
-def _traced(case: str) -> Any:
-    """The traced program on one device, of a case as JSON: many meshes give a device the same share of the batch."""
+def _share(case: str) -> _Share:
+    """Of a case as JSON: many meshes give a device the same share of the batch."""
     program, batch = Case(**json.loads(case)).program(abstract_mesh((1, 1, 1)))
-    return program.step.trace(program.target, batch).jaxpr.jaxpr
+    return _Share(program.step.trace(program.target, batch).jaxpr.jaxpr, program.target, batch)
+
+
+def lower_for_gpu(case: Case, sizes: tuple[int, int, int]) -> None:
+    """Lowers the step for GPUs, as far as that goes without their compiler; fails where JAX has no lowering for them.
+
+    Raises:
+        ValueError: for sizes that do not divide.
+    """
+    program, batch = case.program(abstract_mesh(sizes))
+    program.step.trace(program.target, batch).lower(lowering_platforms=("cuda",))
 
 
 def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: TrainState, crops: int) -> Ledger:
@@ -97,7 +122,7 @@ def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: 
     located = places(where, sizes, None)
     ledger = Ledger()
     specs = sharding.param_specs(target.params)
-    data, fsdp, tensor = sizes
+    _, fsdp, tensor = sizes
     depth = model.backbone["depth"]
     for path, leaf in trees.flatten(target.params).items():
         axes = split_over(specs[path])
@@ -106,11 +131,11 @@ def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: 
         size = leaf.size / times * (item if kernel else leaf.dtype.itemsize) / (tensor if "tensor" in axes else 1)
         if "fsdp" in axes and fsdp > 1:
             _add(ledger, "all-gather", size, ("fsdp",), sizes, located, where, count=2 * times, hidden=True)
-            _add(ledger, "reduce-scatter", size, ("fsdp",), sizes, located, where, count=times, hidden=True)
+            _add(ledger, "reduce-scatter", size, ("fsdp",), sizes, located, where, count=times, hidden=False)
             size /= fsdp
         left = ("data",) if "fsdp" in axes else ("data", "fsdp")
         if math.prod(_sizes(sizes, set(left))) > 1:
-            _add(ledger, "all-reduce", size, left, sizes, located, where, count=times, hidden=True)
+            _add(ledger, "all-reduce", size, left, sizes, located, where, count=times, hidden=False)
     if tensor > 1:
         rows, cols = model.patch_grid
         size = crops * rows * cols * model.backbone["embed_dim"] * item
@@ -147,7 +172,7 @@ def best_meshes(case: Case, where: Topology) -> list[Plan]:
         ValueError: when there is none.
     """
     found, each = [], math.prod(where.shape)
-    for fsdp, tensor in itertools.product(_divisors(each), repeat=2):
+    for fsdp, tensor in itertools.product(_divisors(each), (1, 2, 4, 8)):
         data, rest = divmod(where.num_devices, fsdp * tensor)
         if rest or each % (fsdp * tensor) or case.batch_size % (data * fsdp):
             continue

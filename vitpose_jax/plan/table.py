@@ -82,12 +82,12 @@ def assumptions(plans: Sequence[Plan]) -> list[str]:
         chip = CHIPS[name]
         lines.append(
             f"{name}: {chip.peak_flops / 1e12:.0f} TFLOP/s bfloat16, {chip.memory_bandwidth / 1e9:.0f} GB/s memory, "
-            f"{chip.link_bandwidth / 1e9:.0f} GB/s a fast link and direction, {chip.slow_bandwidth / 1e9:.3g} GB/s between "
-            f"slices or hosts ({chip.source})"
+            f"{chip.link_bandwidth / 1e9:.0f} GB/s a fast link and direction, {chip.slow_bandwidth / 1e9:.3g} GB/s "
+            f"between slices or hosts ({chip.source})"
         )
     if any(plan.source == "estimate" for plan in plans):
         lines.append(
-            "'estimate' was not compiled: operations, traffic and live arrays of the traced program, exchanges from the "
-            "sharding tables."
+            "'estimate' was not compiled: operations, traffic and live arrays of the traced program, exchanges from "
+            "the sharding tables."
         )
     return lines

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 from jax.extend import core
 
 # Their results pass main memory, and so do the operands of products; elementwise work is fused into its neighbours.
@@ -35,8 +34,8 @@ def estimate(jaxpr: Any, ways: Mapping[tuple[int, ...], int]) -> Estimate:
     """
     flops, traffic = 0.0, 0.0
     for eqn, times in _equations(jaxpr, 1):
-        operands = [variable.aval for variable in eqn.invars]
-        results = [variable.aval for variable in eqn.outvars]
+        operands: list[Any] = [variable.aval for variable in eqn.invars]
+        results: list[Any] = [variable.aval for variable in eqn.outvars]
         if eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
             flops += times * 2.0 * math.prod(results[0].shape) * math.prod(operands[0].shape[i] for i in contracted)
@@ -103,8 +102,3 @@ def _peak(jaxpr: Any, ways: Mapping[tuple[int, ...], int]) -> float:
         peak = max(peak, live + inside)
         live -= dying.pop(place, 0.0)
     return peak
-
-
-def trace(step: Any, *arguments: Any) -> Any:
-    """The program of a jitted function on arguments of these shapes."""
-    return jax.jit(step).trace(*arguments).jaxpr.jaxpr
