@@ -180,12 +180,12 @@ def test_what_an_exchange_costs():
 
 
 def test_tensor_parallel_sums_are_waited_for():
-    where = chips.topology("gpu:8xH100")
-    plan = planning.estimated(toy(remat="full", decoder="simple"), where, (1, 2, 4))
-    # Five a block, three blocks; 8 crops of 16 tokens, bfloat16, in four ways.
-    each = chips.exchange("all-reduce", 8 * 16 * 128 * 2, range(4), np.zeros((8, 1), int), np.zeros(8, int), where)
+    where = chips.topology("gpu:4xH100")
+    plan = planning.estimated(toy(remat="full", decoder="simple"), where, (1, 1, 4))
+    # Five a block, three blocks; 16 crops of 16 tokens, bfloat16, in four ways.
+    each = chips.exchange("all-reduce", 16 * 16 * 128 * 2, range(4), np.zeros((4, 1), int), np.zeros(4, int), where)
     assert plan.exposed_s == pytest.approx(5 * 3 * each.seconds / cost.ATTAINED["links"])
-    assert each.fast_bytes == 8 * 16 * 128 * 2 * 2 * 3 / 4
+    assert each.fast_bytes == 16 * 16 * 128 * 2 * 2 * 3 / 4
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,10 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> tuple[Case, dict[st
     left = command_line.parse(arguments, values)[1:]
     if left:
         raise SystemExit(f"vitpose_jax.plan: unknown arguments {left}")
-    config = values.config.copy_and_resolve_references()
+    try:
+        config = values.config.copy_and_resolve_references()
+    except OSError as error:
+        raise SystemExit(f"vitpose_jax.plan: {path}: {str(error).splitlines()[-1].strip()}") from None
     case = Case(
         name=config.name, model=config.model.to_dict(), optimizer=config.optimizer.to_dict(),
         schedule=config.schedule.to_dict(), sigma=config.codec.sigma, batch_size=config.train.batch_size,
