@@ -31,6 +31,7 @@ from vitpose_jax.training import checkpoint, optimizer, sharding, tasks, transfe
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
 from vitpose_jax.training.monitor import Monitor
+from vitpose_jax.training.overview import print_overview
 from vitpose_jax.training.update import make_program
 
 FEW_CROPS = 4  # of one data set in a batch: its decoder's batch norm sees no others
@@ -38,6 +39,7 @@ FEW_CROPS = 4  # of one data set in a batch: its decoder's batch norm sees no ot
 # Smallest values of the loop's own settings.
 LEAST = {
     "batch_size": 1, "epochs": 1, "log_every_steps": 1, "eval_every_epochs": 0, "save_every_steps": 0, "keep_last": 1,
+    "accumulate": 1,
 }  # fmt: skip
 
 
@@ -62,8 +64,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     for name, least in LEAST.items():
         if config.train[name] < least:
             raise ValueError(f"config.train.{name} must be at least {least}, not {config.train[name]}")
-    sharding.check_batch_size(config.train.batch_size, mesh, name="config.train.batch_size")
+    accumulate = config.train.accumulate
+    sharding.check_batch_size(config.train.batch_size, mesh, name="config.train.batch_size", accumulate=accumulate)
     model = vitpose(**config.model.to_dict())
+    sharding.check_sizes(train_state.variable_shapes(model)["params"], mesh)
     sources = open_sources(config, model)
     total_instances = sum(len(source.split) for source in sources.values())
     batch_size = config.train.batch_size
@@ -75,7 +79,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     schedule = optimizer.make_schedule(**config.schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     udp = {name: source.split.dataset.udp for name, source in sources.items()}
     loss = tasks.pose_loss(model, udp=udp, sigma=config.codec.sigma)
-    program = make_program(model, loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh)
+    program = make_program(
+        model, loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh, accumulate=accumulate
+    )
+    print_overview(config.name, program.target, mesh, batch_size=batch_size, accumulate=accumulate)
     evaluators = make_evaluators(config, model, mesh)
     trained = {source.split.dataset.name for source in sources.values()}
     if config.init_from.path:
@@ -107,9 +114,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     write_config(config, workdir)
     start = int(state.step)
     print(
-        f"{config.name}: {sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.1f} M parameters, "
-        f"{total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}, "
-        f"mesh {dict(mesh.shape)}"
+        f"{config.name}: {total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}"
     )
     print_shares(sources, batch_size)
     if start >= total_steps:

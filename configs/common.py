@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
     # train.py's loop
     config.train = ConfigDict()
     config.train.batch_size = 512  # of all devices together
+    config.train.accumulate = 1  # parts that a batch is computed in, for the memory of one; same update
     config.train.epochs = 210
     config.train.log_every_steps = 50
     config.train.eval_every_epochs = 10  # evaluate, draw, save; 0 only at the end
@@ -95,7 +96,7 @@ def get_config() -> ConfigDict:
     config.init_from.path = ""  # a run's folder or one of its steps; "" starts fresh
     config.init_from.fresh = ()  # regular expressions over parameter paths that shall start fresh: ("decoders/.*",)
 
-    # vitpose_jax.training.sharding.make_mesh
+    # vitpose_jax.training.sharding.make_mesh. fsdp = -1 besides data = -1: the devices of one host
     config.mesh = ConfigDict()
     config.mesh.data = -1  # replicas; -1 takes all devices that the others leave
     config.mesh.fsdp = 1  # ways that parameters and optimizer state are split

@@ -20,6 +20,9 @@ def get_config(names: str = "coco") -> ConfigDict:
     unknown = [name for name in chosen if name not in PROTOCOLS]
     if unknown:
         raise ValueError(f"no published protocol for {', '.join(unknown)}; known are {', '.join(PROTOCOLS)}")
+    twice = sorted({name for name in chosen if chosen.count(name) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is named twice in {names!r}; name each data set once")
     config = common.get_config()
     config.name = "evaluate"
     with config.unlocked():

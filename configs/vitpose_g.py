@@ -9,7 +9,7 @@ repository's README. Not measured here: it needs full data sets and MAE weights 
         --config.init_from.fresh='("backbone/last_norm/.*", "decoders/.*")'
 
 MAE_G is a checkpoint of an MAE pre-trained encoder of this size; none was published.
-Parameters and optimizer state (12 bytes a parameter) are split over all devices.
+Parameters and optimizer state (12 bytes a parameter) are split over the devices of a host.
 Cost by arithmetic: 210 epochs of 293 steps, 512 crops a step; 2.1e+20 FLOP at 6 x 1098 GMAC a crop, without what remat
 computes again (a third more).
 """
@@ -23,6 +23,6 @@ def get_config() -> ConfigDict:
     config = common.vitpose_on_coco("g", "classic", drop_path=0.55, layer_decay=0.85)
     config.model.image_size = (576, 432)
     config.model.remat = "full"
-    config.mesh.update(data=1, fsdp=-1)
+    config.mesh.fsdp = -1  # parameters and optimizer state are split over the devices of a host
     config.eval.batch_size = 64
     return config

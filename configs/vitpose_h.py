@@ -21,5 +21,5 @@ from configs import common
 def get_config() -> ConfigDict:
     config = common.vitpose_on_coco("h", "classic", drop_path=0.55, layer_decay=0.85)
     config.model.remat = "full"
-    config.mesh.update(data=1, fsdp=-1)  # parameters and optimizer state are split over all devices
+    config.mesh.fsdp = -1  # parameters and optimizer state are split over the devices of a host
     return config

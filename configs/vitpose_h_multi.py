@@ -25,5 +25,5 @@ from configs import common
 def get_config(also: str = "") -> ConfigDict:
     config = common.vitpose_multi("h", also, drop_path=0.55, layer_decay=0.8)
     config.model.remat = "full"
-    config.mesh.update(data=1, fsdp=-1)  # parameters and optimizer state are split over all devices
+    config.mesh.fsdp = -1  # parameters and optimizer state are split over the devices of a host
     return config

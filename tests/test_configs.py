@@ -152,3 +152,5 @@ def test_evaluation_by_the_published_protocol():
 def test_a_data_set_without_protocol_is_refused():
     with pytest.raises(ValueError, match="no published protocol for nothing; known are coco"):
         evaluate.get_config("coco,nothing")
+    with pytest.raises(ValueError, match="coco is named twice"):
+        evaluate.get_config("coco,mpii,coco")

@@ -111,6 +111,26 @@ FAULTS = {
     "empty box": (lambda c: first(c).update(bbox=[10, 12, 0, 30]), "no extent"),
     "no area": (lambda c: first(c).update(area=-5), "its area is -5"),
     "numbers in quotes": (lambda c: first(c).update(bbox=["10", "12", "40", "30"]), "not a list of numbers"),
+    "keypoint beyond the image": (
+        lambda c: first(c)["keypoints"].__setitem__(slice(0, 2), [12, 69]),
+        "its keypoint 'mouth' at (12, 69) is 9 pixels outside of the image of 80 x 60",
+    ),
+    "keypoint left of the image": (lambda c: first(c)["keypoints"].__setitem__(0, -9), "9 pixels outside of the image"),
+    "keypoint at the origin": (
+        lambda c: (first(c).update(bbox=[50, 40, 20, 10]), first(c).update(keypoints=[51, 41, 2, 0, 0, 1] + [0] * 6)),
+        "its keypoint 'left_fin' at (0, 0) is 50 pixels outside of its bbox [50, 40, 20, 10]; keypoints are x, y, vis",
+    ),
+    "centre for a corner": (
+        lambda c: first(c).update(bbox=[40, 27, 40, 30], keypoints=[21, 15, 2, 25, 14, 1, 20, 40, 2, 0, 0, 0]),
+        "3 of its 3 labelled keypoints are far outside of its bbox [40, 27, 40, 30]",
+    ),
+    "a list for each keypoint": (
+        lambda c: first(c).update(keypoints=[[12, 20, 2], [20, 14, 1], [20, 40, 2], [0, 0, 0]]),
+        "its keypoints is a list of lists",
+    ),
+    "crowd in quotes": (lambda c: first(c).update(iscrowd="0"), "its iscrowd is '0'; it needs to be 0 or 1"),
+    "crowd of two": (lambda c: first(c).update(iscrowd=2), "its iscrowd is 2; it needs to be 0 or 1"),
+    "crowd unknown": (lambda c: first(c).update(iscrowd=None), "its iscrowd is None"),
     "words for keypoints": (lambda c: first(c).update(keypoints="mouth"), "not a list of numbers"),
 }
 
@@ -138,6 +158,25 @@ def test_crowds_are_no_fault_and_no_instance(source, out):
     assert split.instances.annotation_id.tolist() == [11, 20, 21]
     nobody = detections_of(split.instances.take(slice(0)))
     assert coco_metrics(split.annotation_file, nobody, sigmas=split.keypoint_set.sigmas)["AR"] == 0
+
+
+SOUND = {
+    "a little outside of box and image": {
+        "bbox": [0, 12, 40, 30],
+        "keypoints": [-7, 20, 2, 20, 65, 1, 20, 40, 2, 0, 0, 0],
+    },
+    "a limb outside of the box": {"bbox": [10, 12, 20, 10], "keypoints": [12, 13, 2, 49, 14, 1, 20, 15, 2, 0, 0, 0]},
+    "not labelled, but with coordinates": {"keypoints": [12, 20, 2, 20, 14, 1, -500, 900, 0, 999, 999, 0]},
+    "not one of two far": {"bbox": [10, 12, 20, 10], "keypoints": [12, 13, 2, 39, 14, 1, 0, 0, 0, 0, 0, 0]},
+    "no crowd": {"iscrowd": False},
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_what_labelling_tools_and_people_do_is_no_fault(source, out, case):
+    edit(source / TRAIN, lambda content: first(content).update(SOUND[case]))
+    assert run(source, out, "--splits", "train") == 0
+    assert datasets.open_split(out, "train").instances.annotation_id[0] == 10
 
 
 @pytest.mark.parametrize("path", ["/nowhere/train0.jpg", r"D:\labels\train0.jpg"])
@@ -206,10 +245,38 @@ def test_a_part_of_the_images_is_held_out(source, out, tmp_path):
         listed = json.loads(split.annotation_file.read_text())
         assert sorted(entry["id"] for entry in listed["images"]) == sorted(split.images.image_id)
         assert {entry["image_id"] for entry in listed["annotations"]} == set(split.images.image_id.tolist())
+    assert "is 2 of 5 images with annotations of annotations/train.json: --val-fraction 0.4" in one_line(out)
+    assert "drawn at random with seed 0" in one_line(out)
     assert run(source, out, "--val-fraction", "0.5") == 1  # another set
     edit(source / TRAIN, lambda content: content["images"].reverse())
     assert run(source, tmp_path / "again", "--val-fraction", "0.4") == 0
     assert set(datasets.open_split(tmp_path / "again", "val").images.image_id) == set(val.images.image_id)
+
+
+def one_line(out):
+    return " ".join((out / REPORT_TEXT).read_text().split())
+
+
+def test_only_images_with_annotations_are_held_out(source, out):
+    def mostly_empty(content):
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in (2, 4)]
+        content["annotations"].append({"id": 99, "image_id": 5, "category_id": 3, "iscrowd": 1})
+
+    edit(source / TRAIN, mostly_empty)
+    assert run(source, out, "--val-fraction", "0.5") == 0
+    train, val = (datasets.open_split(out, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (2, 2)
+    assert {*train.images.image_id, *val.images.image_id} == {2, 4}
+
+
+def test_a_share_that_leaves_nothing_to_train_on(source, out, capsys):
+    assert run(source, out, "--val-fraction", "0.95") == 1
+    assert "--val-fraction 0.95 of 5 images with annotations leaves none to train on" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_named_once(source, out, capsys):
+    assert run(source, out, "--images", "nowhere") == 1
+    assert capsys.readouterr().err.count("nowhere") == 1
 
 
 def test_a_changed_keypoint_file_is_another_build(source, out, tmp_path, capsys):
@@ -240,7 +307,11 @@ def test_options_that_do_not_fit(capsys, arguments, words):
 def test_without_annotations_to_evaluate_on(source, out, capsys):
     (source / VAL).unlink()
     assert run(source, out) == 0
-    assert "without the split 'val'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "without the split 'val'" in said
+    assert "--val-fraction 0.1" in one_line(out) and '--config.datasets.custom.eval_split=""' in one_line(out)
+    assert run(source, out.with_name("all"), "--val", TRAIN) == 0  # any file will do
+    assert "There is no split" not in one_line(out.with_name("all"))
 
 
 def test_a_broken_source_leaves_nothing_behind(source, out, monkeypatch):

@@ -1,15 +1,11 @@
 """Crops of several data sets in one batch: each pays for its own expert and decoder, and nothing else changes."""
 
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import train as train_script
-from tests.conftest import ROOT
 from vitpose_jax import trees
 from vitpose_jax.models import batch_norm, vitpose
 from vitpose_jax.models.own import own_product, own_vector
@@ -150,44 +146,7 @@ def test_batch_statistics_by_group():
     assert (means[1] == 7).all() and (variances[1] == 5).all()
 
 
-def test_bfloat16_is_close():
-    batch = batch_of((0, 1, 1, 2, 0, 1))
-    values = []
-    for dtype in ("float32", "bfloat16"):
-        model = model_of(dtype=dtype, **EXPERTS)
-        loss = tasks.pose_loss(model, udp=UDP, sigma=2.0)
-        variables = variables_of(model)
-        values.append(jax.jit(loss)(variables["params"], variables["batch_stats"], batch, jax.random.key(2))[0])
-    assert float(values[0]) == pytest.approx(float(values[1]), rel=0.05)
-
-
 def test_logged_means_leave_out_what_is_not_known():
     window = [{"loss": 1.0, "accuracy/a": float("nan"), "accuracy/b": float("nan")}, {"loss": 3.0, "accuracy/a": 0.5,
                "accuracy/b": float("nan")}]  # fmt: skip
     assert train_script.average(window) == {"loss": 2.0, "accuracy/a": 0.5}
-
-
-EIGHT_DEVICES = """
-import jax, numpy as np
-from tests.unit.test_mixed import EXPERTS, UDP, batch_of, compiled, model_of, run, variables_of
-from vitpose_jax.training import sharding, tasks
-
-model = model_of(**EXPERTS)
-variables, batch = variables_of(model), batch_of((0, 1, 1, 2, 0, 1, 0, 0, 1, 2, 1, 0, 0, 2, 2, 1))
-loss = compiled(tasks.pose_loss(model, udp=UDP, sigma=2.0))
-one = run(loss, variables, batch)
-mesh = sharding.make_mesh(data=4, fsdp=2)
-placed = {part: sharding.place(tree, mesh) for part, tree in variables.items()}
-eight = run(loss, placed, sharding.global_batch(batch, mesh))
-assert len(eight[3]["backbone"]["pos_embed"].sharding.device_set) == 8
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), one, eight)
-"""
-
-
-def test_eight_devices_get_what_one_gets():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES], cwd=ROOT, env=train_script.os.environ | flags, capture_output=True,
-        text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr

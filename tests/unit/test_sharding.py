@@ -1,12 +1,17 @@
-"""The mesh on devices that are not here, and what fails before anything is compiled."""
+"""The mesh on devices that are not here, what each of them holds, and what fails before anything is compiled."""
 
 import dataclasses
 
+import jax
 import numpy as np
+import optax
 import pytest
+import rich.console
 from jax.experimental import mesh_utils
 
-from vitpose_jax.training import sharding
+from configs import vitpose_g, vitpose_h, vitpose_plus_h
+from vitpose_jax.models.vitpose import vitpose
+from vitpose_jax.training import overview, sharding, state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,3 +84,70 @@ def test_data_goes_over_hosts_first(one_process_each):
 def test_the_numbers_of_large_models_fit_any_devices(devices, tensor, expected, monkeypatch):
     monkeypatch.setattr(sharding, "Mesh", lambda array, names, axis_types: array)  # jax refuses devices of ours
     assert sharding.make_mesh(data=-1, fsdp=-1, tensor=tensor, devices=devices).shape == expected
+
+
+def mesh_of(data: int, fsdp: int, tensor: int) -> jax.sharding.AbstractMesh:
+    return jax.sharding.AbstractMesh((data, fsdp, tensor), sharding.MESH_AXES)
+
+
+def target_of(mesh, **settings) -> state.TrainState:
+    return state.abstract_state(vitpose(**settings), optax.adam(1e-3), mesh)
+
+
+TINY = {
+    "embed_dim": 96, "depth": 2, "num_heads": 6, "mlp_dim": 192, "image_size": (64, 48), "deconv_filters": 32,
+    "num_keypoints": {"coco": 5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mesh, message", [
+    (mesh_of(1, 5, 1), r"mesh.fsdp = 5 does not divide 32 \(embed, decoders/coco/deconv1/kernel\), 96 \(embed, "
+                       r"backbone/blocks/attn/proj/kernel\); the nearest that do: 4 and 8$"),
+    (mesh_of(1, 64, 1), r"mesh.fsdp = 64 does not divide 32 .*; the nearest that do: 32$"),
+    (mesh_of(1, 1, 4), r"mesh.tensor = 4 does not divide 6 \(heads, .*\); the nearest that do: 3 and 6$"),
+])  # fmt: skip
+def test_sizes_that_the_mesh_does_not_divide_are_named(mesh, message):
+    with pytest.raises(ValueError, match=message):
+        target_of(mesh, **TINY)
+
+
+@pytest.mark.parametrize("batch_size, accumulate, message", [
+    (100, 1, r"train.batch_size must be a positive multiple of mesh data x fsdp = 8, not 100; the nearest: 96 and 104"),
+    (100, 3, r"mesh data x fsdp = 8 times 3 parts = 24, not 100; the nearest: 96 and 120"),
+    (4, 1, r"not 4; the nearest: 8"),
+    (-8, 1, r"not -8; the nearest: 8"),
+])  # fmt: skip
+def test_batches_that_the_devices_do_not_divide_are_named(batch_size, accumulate, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.check_batch_size(batch_size, mesh_of(2, 4, 2), name="train.batch_size", accumulate=accumulate)
+    sharding.check_batch_size(96, mesh_of(2, 4, 2), name="train.batch_size", accumulate=3)
+
+
+def test_a_large_leaf_on_every_device_is_refused():
+    wide = {**TINY, "mlp_dim": 2**18}
+    with pytest.raises(ValueError, match=r"params/.*fc1/bias of shape \(2, 262144\).*2097152 bytes"):
+        target_of(mesh_of(4, 2, 1), **wide)
+    target_of(mesh_of(8, 1, 1), **wide)  # all are, where nothing is split
+    target_of(mesh_of(4, 1, 2), **wide)
+
+
+@pytest.mark.parametrize("config", [vitpose_h, vitpose_g, vitpose_plus_h])
+@pytest.mark.parametrize("fsdp, tensor", [(4, 1), (8, 1), (16, 1), (64, 1), (4, 4)])
+def test_the_large_models_are_split_almost_evenly(config, fsdp, tensor):
+    settings = config.get_config().model.to_dict()
+    sizes = overview.bytes_per_device(target_of(mesh_of(1, fsdp, tensor), **settings))
+    whole = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.variable_shapes(vitpose(**settings))["params"]))
+    assert whole / (fsdp * tensor) <= sizes["parameters"] < 1.15 * whole / (fsdp * tensor)
+    assert sizes["optimizer"] == pytest.approx(2 * sizes["parameters"], rel=1e-4)
+    assert sizes["gradients"] == sizes["parameters"]
+
+
+def test_the_overview_says_what_a_device_holds():
+    mesh = sharding.make_mesh()
+    target = target_of(mesh, **TINY)
+    console = rich.console.Console(record=True, width=100)
+    overview.print_overview("tiny", target, mesh, batch_size=12, accumulate=3, console=console)
+    text = console.export_text()
+    count = sum(leaf.size for leaf in jax.tree.leaves(target.params))
+    for words in ("data 1 × fsdp 1 × tensor 1", f"{count / 1e6:.1f} M", f"{count * 4 / 2**20:.2f} MiB", "4, 3 times"):
+        assert words in text

@@ -35,17 +35,17 @@ from typing import Any, NamedTuple
 from vitpose_jax import interrupt
 from vitpose_jax.data import shards
 from vitpose_jax.data.catalog import DATASETS, Dataset
-from vitpose_jax.data.custom import CUSTOM, CustomFiles, custom_dataset
-from vitpose_jax.data.datasets import BUILD_FILE, BUILD_FORMAT, open_split
+from vitpose_jax.data.custom import CUSTOM, CustomFiles, custom_dataset, notes
+from vitpose_jax.data.datasets import BUILD_FILE, BUILD_FORMAT
 from vitpose_jax.data.files import copy, read_json, write_text
 from vitpose_jax.data.report import REPORT_PICTURE, REPORT_TEXT, write_report
 from vitpose_jax.data.source import (
     Plan,
+    absences,
     detection_file,
     file_hash,
     find_splits,
     hashes,
-    missing_paths,
     other_files,
     plan_split,
 )
@@ -73,11 +73,13 @@ class Result(NamedTuple):
         built: False if the set was there already and nothing was done.
         splits: those of the built set.
         left_out: a sentence for each broken entry that was left out.
+        absent: a sentence for each thing that a complete source would have had.
     """
 
     built: bool
     splits: list[str]
     left_out: list[str]
+    absent: list[str]
 
 
 def build(
@@ -164,7 +166,7 @@ def _build(
     }
     state = _read_state(out, request)
     if state.get("complete"):
-        return Result(False, found, [])
+        return Result(False, found, [], [])
 
     plans = {split: plan_split(dataset, source, split) for split in found}
     faults = [fault for plan in plans.values() for fault in plan.faults]
@@ -190,9 +192,11 @@ def _build(
         copy(keypoint_file, out / str(request["keypoints"]))
     built = {split: _write_split(dataset, source, split, plan, out) for split, plan in plans.items()}
     shards.write_metadata(dataset.name, plans, out)
-    write_report(dataset, plans, out)
+    write_report(
+        dataset, plans, out, [] if files is None else notes(files, {s: len(p.images) for s, p in plans.items()})
+    )
     _write_state(out, {**request, "complete": True, "digests": digests, "splits": built})
-    return Result(True, found, faults)
+    return Result(True, found, faults, absences(dataset, source, splits))
 
 
 def _write_split(dataset: Dataset, source: pathlib.Path, split: str, plan: Plan, out: pathlib.Path) -> dict[str, Any]:
@@ -355,25 +359,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Left out {len(result.left_out)} broken entries:")
         print(_list(result.left_out, out))
     print((out / REPORT_TEXT).read_text(encoding="utf-8"))
-    _say_what_is_absent(options, result.splits, files)
+    print("".join(f"{sentence}\n" for sentence in result.absent), end="")
     print(f"Built {options.dataset} in {out}. Look at {out / REPORT_PICTURE}.")
     return 0
-
-
-def _say_what_is_absent(options: argparse.Namespace, built: Sequence[str], files: CustomFiles | None) -> None:
-    """Names what a complete source folder would have had: splits, detector boxes, files for evaluation."""
-    dataset = (
-        DATASETS[options.dataset] if files is None else custom_dataset(load_keypoint_set(options.keypoints), files)
-    )
-    if options.splits is None:
-        for name, paths in missing_paths(dataset, options.source).items():
-            print(f"Built without the split {name!r}: {options.source} has no {' and no '.join(map(str, paths))}.")
-    for split in (open_split(options.out, name) for name in built):
-        expected = dataset.splits[split.name]
-        if expected.detections is not None and split.detection_file is None:
-            print(f"{split.name}: without detector boxes, {options.source} has no {expected.detections}.")
-        if len(split.other_files) < len(expected.others):
-            print(f"{split.name}: cannot be evaluated, {options.source} lacks some of {', '.join(expected.others)}.")
 
 
 if __name__ == "__main__":

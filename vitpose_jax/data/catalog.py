@@ -55,7 +55,8 @@ class Dataset:
             of the box), "crowdpose", "wholebody", "ap10k", "mpii" or "interhand".
         padding: factor on both sides of a box, see `regions`.
         square_boxes: boxes are squares that stay squares, whatever the crop's shape is: such a crop is stretched.
-        augment_defaults: settings of `augment.Augment` in which the published training of this set leaves COCO's.
+        augment_defaults: settings of `augment.Augment` in which the published training of this set leaves COCO's; for a
+            set of one's own, see `custom.custom_dataset`.
     """
 
     name: str

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,19 @@ CUSTOM = "custom"  # name of every such set
 # Only the metric depends on it, never the training.
 FALLBACK_SIGMA = 0.05
 
+SPLIT_SEED = 0  # of the draw of the images that `val_fraction` holds out
+
 _AREA_OF_BOX = 0.53  # share of its box that an instance covers, where its area is not annotated; as for AI Challenger
 _BORDER_PX = 1.0  # boxes are rounded
+# How far off labelled keypoints may lie. In 774 annotations of COCO, AIC, AP-10K, CrowdPose and OCHuman, none lies
+# outside of its image, and the farthest lies 0.495 of the box's longer side outside of its box.
+_OFF_IMAGE = 0.1  # of the image's longer side: no labelled keypoint is farther outside of the image
+_OFF_BOX = 1.0  # of the box's longer side: no labelled keypoint is farther outside of the box
+_MOST_OFF_BOX = 0.25  # of the box's longer side: no more than half of the labelled ones are farther outside of the box
+_MIXED_UP = (
+    "keypoints are x, y, visibility and a bbox is x, y, width, height (no corners, no centre), all in pixels of the "
+    "image; a keypoint that is not labelled has visibility 0"
+)
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 
@@ -40,8 +51,8 @@ class CustomFiles:
         train: annotation file of the training split.
         val: annotation file of the evaluation split. It may be absent.
         images: image folder of both, to which the file names of the annotations are relative.
-        val_fraction: instead of reading `val`, hold out this fraction of the images of `train`, in (0, 1). Which ones
-            depends on their ids alone.
+        val_fraction: instead of reading `val`, hold out this fraction of those images of `train` that have
+            annotations, in (0, 1). Which ones depends on their ids alone. Images without annotations stay in "train".
 
     Raises:
         ValueError: a path leads out of the source folder, or the fraction is none.
@@ -93,7 +104,32 @@ def custom_dataset(keypoint_set: KeypointSet, files: CustomFiles | None = None) 
         udp=True,
         read=_read,
         splits=splits,
+        # COCO asks for more than 8 of its 17 keypoints; the same share of a smaller set, else it had no such views.
+        augment_defaults={"half_body_min_keypoints": min(8, len(keypoint_set) // 2)},
     )
+
+
+def notes(files: CustomFiles, images: Mapping[str, int]) -> list[str]:
+    """What a report says of where the evaluation split comes from.
+
+    Args:
+        files: what was asked for.
+        images: number of stored images of each split that is built.
+    """
+    if "val" not in images:
+        return [
+            "There is no split 'val', so training cannot be judged. Give an annotation file with --val, or hold out "
+            "a part of the images with --val-fraction 0.1. To train without evaluation: "
+            f'train.py --config.datasets.{CUSTOM}.eval_split=""'
+        ]
+    if files.val_fraction is None:
+        return []
+    of = f" of {images['val'] + images['train']}" if "train" in images else ""
+    return [
+        f"The split 'val' is {images['val']}{of} images with annotations of {files.train}: --val-fraction "
+        f"{files.val_fraction:g}, drawn at random with seed {SPLIT_SEED}. If images resemble each other, as a video's "
+        "do, the metric looks better than it is: divide the file yourself, and give its parts as --train and --val."
+    ]
 
 
 def check_sides(keypoint_set: KeypointSet) -> None:
@@ -133,8 +169,8 @@ def _read(path: pathlib.Path, keypoint_set: KeypointSet, *, part: tuple[str, flo
     """Reads an annotation file as `coco_format.read_coco` does, and is stricter.
 
     Faults besides those of the format: an annotation that is no crowd and has no box, no keypoints, or none that is
-    labelled, and a box that reaches outside its image. An area that is missing or 0 is taken for 0.53 of the box, and
-    categories are not told apart.
+    labelled; a box that reaches outside its image; labelled keypoints far outside the image or the box; an iscrowd
+    other than 0 and 1. An area that is missing or 0 is taken for 0.53 of the box, and categories are not told apart.
 
     Args:
         path: annotation file.
@@ -152,7 +188,8 @@ def _read(path: pathlib.Path, keypoint_set: KeypointSet, *, part: tuple[str, flo
     annotations = [
         _completed(entry, len(keypoint_set)) if isinstance(entry, dict) else entry for entry in content["annotations"]
     ]
-    read = parse_coco({**content, "annotations": annotations}, path, keypoint_set, check=_check_annotation)
+    check = functools.partial(_check_annotation, names=keypoint_set.names)
+    read = parse_coco({**content, "annotations": annotations}, path, keypoint_set, check=check)
     category = {"id": 1, "name": keypoint_set.name, "keypoints": list(keypoint_set.names)}
     return dataclasses.replace(read, for_evaluation={**(read.for_evaluation or {}), "categories": [category]})
 
@@ -172,10 +209,23 @@ def _check_names(content: Mapping[str, Any], path: pathlib.Path, keypoint_set: K
 
 
 def _part(content: Mapping[str, Any], split: str, val_fraction: float) -> dict[str, Any]:
-    """The images of one split, and their annotations. What names no image stays with the training split."""
-    entries = {key: [entry for entry in content[key] if isinstance(entry, dict)] for key in ("images", "annotations")}
-    ids = sorted({entry["id"] for entry in entries["images"] if type(entry.get("id")) is int})
-    held_out = set(np.random.default_rng(0).permutation(ids)[: max(1, round(val_fraction * len(ids)))].tolist())
+    """The images of one split, and their annotations. What names no image stays with the training split.
+
+    Raises:
+        ValueError: no image would be left to train on.
+    """
+
+    def whole(entries: list, key: str) -> set[int]:
+        values = (entry.get(key) for entry in entries if isinstance(entry, dict) and not entry.get("iscrowd"))
+        return {value for value in values if type(value) is int}
+
+    ids = sorted(whole(content["images"], "id") & whole(content["annotations"], "image_id"))
+    count = max(1, round(val_fraction * len(ids)))
+    if count >= len(ids):
+        raise ValueError(
+            f"--val-fraction {val_fraction:g} of {len(ids)} images with annotations leaves none to train on"
+        )
+    held_out = set(np.random.default_rng(SPLIT_SEED).permutation(ids)[:count].tolist())
 
     def belongs(entry: Any, key: str) -> bool:
         image_id = entry.get(key) if isinstance(entry, dict) else None
@@ -190,8 +240,9 @@ def _part(content: Mapping[str, Any], split: str, val_fraction: float) -> dict[s
 
 def _completed(entry: Mapping[str, Any], num_keypoints: int) -> dict[str, Any]:
     """An annotation with the fields that labelling tools leave out or leave 0. What is malformed stays as it is."""
-    done = {**entry, "category_id": 1, "iscrowd": int(bool(entry.get("iscrowd")))}
-    if done["iscrowd"]:
+    crowd = entry.get("iscrowd", 0)
+    done = {**entry, "category_id": 1, "iscrowd": int(crowd) if crowd in (0, 1) else crowd}
+    if done["iscrowd"] == 1:
         return {"area": 0, "bbox": [0, 0, 0, 0], **done, "keypoints": [0] * 3 * num_keypoints, "num_keypoints": 0}
     keypoints, bbox = entry.get("keypoints"), entry.get("bbox")
     with contextlib.suppress(TypeError, ValueError):  # no numbers: reading them will say so
@@ -204,13 +255,17 @@ def _completed(entry: Mapping[str, Any], num_keypoints: int) -> dict[str, Any]:
     return done
 
 
-def _check_annotation(entry: Mapping[str, Any], image_size: tuple[int, int]) -> None:
-    """Raises ValueError for a sound annotation that could only be left out; see `_read`."""
+def _check_annotation(entry: Mapping[str, Any], image_size: tuple[int, int], *, names: Sequence[str]) -> None:
+    """Raises ValueError for a sound annotation that could only be left out, or that cannot be meant so; see `_read`."""
+    if entry["iscrowd"] not in (0, 1):
+        raise ValueError(f"its iscrowd is {entry['iscrowd']!r:.80}; it needs to be 0 or 1")
     if entry["iscrowd"]:
         return
     for key in ("keypoints", "bbox"):
         if key not in entry:
             raise ValueError(f"it has no {key}")
+        if np.ndim(entry[key]) != 1:
+            raise ValueError(f"its {key} is a list of lists; it needs to be one list of numbers")
     if not entry["num_keypoints"]:
         raise ValueError("all of its keypoints are invisible (visibility 0)")
     height, width = image_size
@@ -221,5 +276,33 @@ def _check_annotation(entry: Mapping[str, Any], image_size: tuple[int, int]) -> 
     if not inside or clean_box(np.array([x, y, w, h], np.float64), image_size) is None:
         raise ValueError(
             f"its bbox {entry['bbox']} reaches outside of the image or has no extent; it needs to be x, y, width, "
-            f"height in pixels, inside of {width} x {height}"
+            f"height in pixels (no corners, no centre), inside of {width} x {height}"
         )
+    keypoints = numbers(entry, "keypoints", 3 * len(names)).reshape(-1, 3)
+    labelled = np.flatnonzero(keypoints[:, 2] > 0)
+    points = keypoints[labelled, :2]
+
+    off_image = _outside(points, (0, 0, width, height))
+    off_box = _outside(points, (x, y, w, h))
+    for off, limit, what in (
+        (off_image, _OFF_IMAGE * max(width, height), f"the image of {width} x {height}"),
+        (off_box, _OFF_BOX * max(w, h), f"its bbox {entry['bbox']}"),
+    ):
+        if off.max() > limit:
+            worst = off.argmax()
+            at = ", ".join(f"{coordinate:g}" for coordinate in points[worst])
+            raise ValueError(
+                f"its keypoint {names[labelled[worst]]!r} at ({at}) is {off[worst]:.0f} pixels outside of {what}; "
+                f"{_MIXED_UP}"
+            )
+    far = np.count_nonzero(off_box > _MOST_OFF_BOX * max(w, h))
+    if 2 * far > len(labelled):
+        raise ValueError(
+            f"{far} of its {len(labelled)} labelled keypoints are far outside of its bbox {entry['bbox']}; {_MIXED_UP}"
+        )
+
+
+def _outside(points: np.ndarray, box_xywh: Sequence[float]) -> np.ndarray:
+    """float64 [N]: how far points [N, 2] lie outside of a box, along x or y, whichever is more; 0 inside."""
+    x, y, w, h = box_xywh
+    return np.maximum(np.maximum([x, y] - points, points - [x + w, y + h]).max(axis=1), 0)

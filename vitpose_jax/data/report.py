@@ -6,7 +6,7 @@ annotated keypoints, from a fixed choice of instances: wrong pairs, shifted coor
 
 import io
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import rich.box
@@ -29,13 +29,14 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _WIDTH = 110  # columns of text
 
 
-def write_report(dataset: Dataset, plans: Mapping[str, Plan], out: pathlib.Path) -> str:
+def write_report(dataset: Dataset, plans: Mapping[str, Plan], out: pathlib.Path, notes: Sequence[str] = ()) -> str:
     """Writes a report on a set that is being built.
 
     Args:
         dataset: row of the set.
         plans: what is stored of each split; each has instances.
         out: folder of the built set.
+        notes: sentences to begin with, after the title.
 
     Returns:
         The text.
@@ -43,13 +44,13 @@ def write_report(dataset: Dataset, plans: Mapping[str, Plan], out: pathlib.Path)
     Raises:
         ValueError: an image cannot be decoded.
     """
-    text = report_text(dataset, plans)
+    text = report_text(dataset, plans, notes)
     write_text(out / REPORT_TEXT, text)
     draw.save_image(out / REPORT_PICTURE, _contact_sheet(dataset, plans))
     return text
 
 
-def report_text(dataset: Dataset, plans: Mapping[str, Plan]) -> str:
+def report_text(dataset: Dataset, plans: Mapping[str, Plan], notes: Sequence[str]) -> str:
     """The tables of a report, plain text."""
     stream = io.StringIO()
     console = rich.console.Console(file=stream, width=_WIDTH, color_system=None)
@@ -60,6 +61,8 @@ def report_text(dataset: Dataset, plans: Mapping[str, Plan]) -> str:
             f"The OKS sigma of every keypoint is {FALLBACK_SIGMA}, which stands in where a keypoint file names none. "
             "AP then compares models on this set, but not with other sets."
         )
+    for note in notes:
+        console.print(note, highlight=False, markup=False)
     for table in (_counts(plans), _box_sizes(plans), _keypoint_fractions(dataset, plans)):
         console.print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"

@@ -37,7 +37,7 @@ def find_splits(dataset: Dataset, source: pathlib.Path, wanted: Sequence[str] | 
         paths = [path for split in absent or dataset.splits for path in missing[split]]
         raise FileNotFoundError(
             f"{source} lacks what {dataset.name} needs (unpacked, laid out as in docs/datasets.md):\n"
-            + "\n".join(f"  {path}" for path in paths)
+            + "\n".join(f"  {path}" for path in dict.fromkeys(paths))
         )
     return [split for split in found if wanted is None or split in wanted]
 
@@ -52,6 +52,26 @@ def missing_paths(dataset: Dataset, source: pathlib.Path) -> dict[str, list[path
         if absent:
             missing[split] = absent
     return missing
+
+
+def absences(dataset: Dataset, source: pathlib.Path, wanted: Sequence[str] | None) -> list[str]:
+    """A sentence for each thing that a complete source folder would have had: splits, boxes, files for evaluation.
+
+    Args:
+        dataset, source, wanted: as for `find_splits`, which they pass.
+    """
+    missing = missing_paths(dataset, source) if wanted is None else {}
+    said = [
+        f"Built without the split {name!r}: {source} has no {' and no '.join(map(str, paths))}."
+        for name, paths in missing.items()
+    ]
+    for split in find_splits(dataset, source, wanted):
+        files = dataset.splits[split]
+        if files.detections is not None and detection_file(dataset, source, split) is None:
+            said.append(f"{split}: without detector boxes, {source} has no {files.detections}.")
+        if len(other_files(dataset, source, split)) < len(files.others):
+            said.append(f"{split}: cannot be evaluated, {source} lacks some of {', '.join(files.others)}.")
+    return said
 
 
 def detection_file(dataset: Dataset, source: pathlib.Path, split: str) -> str | None:

@@ -128,12 +128,11 @@ class Evaluator:
         self._scoring: dict[str, Any] = {
             "suppression": suppression, "oks_threshold": oks_threshold, "min_keypoint_score": min_keypoint_score,
         }  # fmt: skip
-        self._predict = jax.jit(
-            make_predict(
-                model, dataset=dataset, flip_index=self.keypoint_set.flip_index, udp=split.dataset.udp,
-                flip_test=flip_test, blur_kernel=blur_kernel,
-            )
+        predict = make_predict(
+            model, dataset=dataset, flip_index=self.keypoint_set.flip_index, udp=split.dataset.udp,
+            flip_test=flip_test, blur_kernel=blur_kernel,
         )  # fmt: skip
+        self._predict = jax.jit(sharding.on_mesh(predict, mesh))
 
     @property
     def headline(self) -> str:

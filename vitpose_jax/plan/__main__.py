@@ -52,6 +52,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> tuple[Case, dict[st
     case = Case(
         name=config.name, model=config.model.to_dict(), optimizer=config.optimizer.to_dict(),
         schedule=config.schedule.to_dict(), sigma=config.codec.sigma, batch_size=config.train.batch_size,
+        accumulate=config.train.accumulate,
     )  # fmt: skip
     return case, config.mesh.to_dict()
 

@@ -35,6 +35,7 @@ class Case(NamedTuple):
     schedule: Mapping[str, Any]
     sigma: float
     batch_size: int
+    accumulate: int = 1
 
     def make_model(self) -> ViTPose:
         """The model.
@@ -56,12 +57,13 @@ class Case(NamedTuple):
         Raises:
             ValueError: for sizes that the mesh does not divide.
         """
-        sharding.check_batch_size(self.batch_size, mesh, name="config.train.batch_size")
+        sharding.check_batch_size(self.batch_size, mesh, name="config.train.batch_size", accumulate=self.accumulate)
         model = self.make_model()
         schedule = optimizer.make_schedule(**self.schedule, steps_per_epoch=STEPS_PER_EPOCH, total_steps=TOTAL_STEPS)
         loss = tasks.pose_loss(model, udp=dict.fromkeys(model.num_keypoints, True), sigma=self.sigma)
         program = update.make_program(
-            model, loss, schedule, optimizer_settings=self.optimizer, key=jax.random.key(0), mesh=mesh
+            model, loss, schedule, optimizer_settings=self.optimizer, key=jax.random.key(0), mesh=mesh,
+            accumulate=self.accumulate,
         )
         most = max(model.num_keypoints.values())
         shapes = {

@@ -56,6 +56,7 @@ class Plan:
     batch_size: int  # of all devices
     image_size: tuple[int, int]
     remat: str
+    accumulate: int  # parts that the batch is computed in
     source: str  # "compiled" or "estimate"
     memory: dict[str, float]  # bytes by kind
     memory_limit: float  # bytes that a program may use

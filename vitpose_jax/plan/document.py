@@ -33,8 +33,9 @@ MACHINES: dict[str, tuple[str, ...]] = {
 ENDS = (256, 8)  # devices of the programs that are compiled; efficiency is between them
 FROM, TO = 8, 256
 
-# What is recomputed, if nothing fits otherwise.
+# What is recomputed, and the parts that a batch is computed in, if nothing fits otherwise.
 LESS_MEMORY = {"none": ("none", "dots", "full"), "dots": ("dots", "full"), "full": ("full",)}
+PARTS = (1, 2, 4, 8, 16, 32, 64)
 STOPS_BELOW = 0.8  # efficiency at which a machine is called too large
 
 ReadConfig = Callable[[str, Sequence[str]], tuple[Case, dict[str, int]]]
@@ -99,26 +100,34 @@ def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bo
 
 
 def candidates(case: Case, where: Topology) -> list[Plan]:
-    """Estimates of all meshes, with as little recomputed as memory allows; best first."""
-    plans: list[Plan] = []
+    """Estimates of all meshes, best first: of each amount of recomputing, in as few parts as memory allows."""
+    found: list[Plan] = []
     for remat in LESS_MEMORY[case.model["remat"]]:
-        plans = planning.best_meshes(case._replace(model={**case.model, "remat": remat}), where)
-        if plans[0].fits:
+        for accumulate in PARTS:
+            plans = planning.best_meshes(variant(case, remat, accumulate), where)
+            found += [plan for plan in plans if plan.fits] or plans[:1]
+            if plans[0].fits or case.batch_size % (2 * accumulate * where.num_devices):
+                break
+        if plans[0].fits and accumulate == 1:
             break
-    return plans
+    return sorted(found, key=planning.rank)
+
+
+def variant(case: Case, remat: str, accumulate: int) -> Case:
+    """The same update with more or less of it in memory."""
+    return case._replace(model={**case.model, "remat": remat}, accumulate=accumulate)
 
 
 def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 3) -> None:
     """Compiles the mesh that should be best, and if it does not fit after all, the best that needs clearly less."""
-    plans = [
-        plan for remat in LESS_MEMORY[case.model["remat"]]
-        for plan in planning.best_meshes(case._replace(model={**case.model, "remat": remat}), where) if plan.fits
-    ]  # fmt: skip
+    plans = [plan for plan in candidates(case, where) if plan.fits]
+    for plan in plans[:1]:
+        book.add(plan)
     for _ in range(tries):
         if not plans:
             return
         chosen = plans[0]
-        plan = planning.compiled(case._replace(model={**case.model, "remat": chosen.remat}), where, chosen.mesh)
+        plan = planning.compiled(variant(case, chosen.remat, chosen.accumulate), where, chosen.mesh)
         book.add(plan)
         if plan.fits:
             return
@@ -187,9 +196,9 @@ def machine_table(case: Case, book: Book) -> str:
     """The best plan of every machine for one experiment."""
     lines = [
         f"**{title(case)}, batch {case.batch_size}**\n",
-        "| machine | devices | mesh data,fsdp,tensor | remat | GiB a device, of | ms a step | images/s | of peak | "
+        "| machine | devices | mesh data,fsdp,tensor | remat | parts | GiB a device, of | ms a step | images/s | of peak | "
         "most time | exchanged a device, fast + slow MB | source |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for names in MACHINES.values():
         for where in map(topology, names):
@@ -203,11 +212,11 @@ def _row(plan: Plan) -> str:
     memory = f"{plan.memory_total / GIB:.2f}, {plan.memory_limit / GIB:.1f}" + ("" if plan.fits else ": does not fit")
     fast, slow = (sum(entry[kind] for entry in plan.exchanges.values()) / 1e6 for kind in ("fast_bytes", "slow_bytes"))
     cells = [
-        plan.topology, plan.devices, ",".join(map(str, plan.mesh)), plan.remat, memory, f"{plan.step_s * 1e3:.0f}",
+        plan.topology, plan.devices, ",".join(map(str, plan.mesh)), plan.remat, plan.accumulate, memory, f"{plan.step_s * 1e3:.0f}",
         f"{plan.images_per_s:.0f}", f"{plan.utilisation:.0%}", plan.bound, f"{fast:.0f} + {slow:.0f}", plan.source,
     ]  # fmt: skip
     if not plan.fits:
-        cells[5:9] = ["–"] * 4
+        cells[6:10] = ["–"] * 4
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -66,7 +66,7 @@ def estimated(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
     """
     data, fsdp, tensor = sizes
     mesh = abstract_mesh(sizes)
-    sharding.check_batch_size(case.batch_size, mesh, name="config.train.batch_size")
+    sharding.check_batch_size(case.batch_size, mesh, name="config.train.batch_size", accumulate=case.accumulate)
     crops = case.batch_size // (data * fsdp)
     share = _share(json.dumps(case._replace(batch_size=crops)._asdict()))
     target = jax.tree.map(
@@ -129,6 +129,7 @@ def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: 
         kernel = path.endswith("kernel")
         times = depth if "/blocks/" in path else 1
         size = leaf.size / times * (item if kernel else leaf.dtype.itemsize) / (tensor if "tensor" in axes else 1)
+        times *= case.accumulate
         if "fsdp" in axes and fsdp > 1:
             _add(ledger, "all-gather", size, ("fsdp",), sizes, located, where, count=2 * times, hidden=True)
             _add(ledger, "reduce-scatter", size, ("fsdp",), sizes, located, where, count=times, hidden=False)
@@ -138,9 +139,9 @@ def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: 
             _add(ledger, "all-reduce", size, left, sizes, located, where, count=times, hidden=False)
     if tensor > 1:
         rows, cols = model.patch_grid
-        size = crops * rows * cols * model.backbone["embed_dim"] * item
+        size = crops // case.accumulate * rows * cols * model.backbone["embed_dim"] * item
         again = 1 if model.backbone["remat"] == "full" else 0  # the attention's sum is needed for the MLP's input
-        _add(ledger, "all-reduce", size, ("tensor",), sizes, located, where, count=(4 + again) * depth, hidden=False)
+        _add(ledger, "all-reduce", size, ("tensor",), sizes, located, where, count=case.accumulate * (4 + again) * depth, hidden=False)
     return ledger
 
 
@@ -220,7 +221,8 @@ def _plan(
     model = case.make_model()
     return Plan(
         name=case.name, topology=where.label, chip=where.chip.name, devices=where.num_devices, mesh=sizes,
-        batch_size=case.batch_size, image_size=model.image_size, remat=model.backbone["remat"], source=source,
+        batch_size=case.batch_size, image_size=model.image_size, remat=model.backbone["remat"],
+        accumulate=case.accumulate, source=source,
         memory=memory, memory_limit=where.chip.memory_bytes,
         model_flops=model_flops(model) * case.batch_size / where.num_devices, product_flops=product_flops,
         memory_bytes=memory_bytes, exchanges=ledger.kinds, hidden_s=ledger.hidden_s, exposed_s=ledger.exposed_s,

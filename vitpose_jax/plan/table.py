@@ -16,7 +16,7 @@ def print_plans(plans: Sequence[Plan], *, console: rich.console.Console | None =
     console = console or rich.console.Console(width=None if sys.stdout.isatty() else 160)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     columns = (
-        ("experiment", "left"), ("topology", "left"), ("data,fsdp,tensor", "left"), ("batch", "right"),
+        ("experiment", "left"), ("remat", "left"), ("topology", "left"), ("data,fsdp,tensor", "left"), ("batch", "right"),
         ("GiB of", "right"), ("fits", "left"), ("ms a step", "right"), ("images/s", "right"), ("of peak", "right"),
         ("most time", "left"), ("source", "left"),
     )  # fmt: skip
@@ -35,12 +35,19 @@ def cells(plan: Plan) -> list[str]:
     """A row of the table."""
     known = bool(plan.product_flops)
     return [
-        f"{plan.name} {plan.image_size[0]}x{plan.image_size[1]} {plan.remat}", plan.topology,
-        ",".join(map(str, plan.mesh)), str(plan.batch_size),
+        f"{plan.name} {plan.image_size[0]}x{plan.image_size[1]}",
+        plan.remat,
+        plan.topology,
+        ",".join(map(str, plan.mesh)), parts(plan),
         f"{plan.memory_total / GIB:.2f} / {plan.memory_limit / GIB:.1f}", "yes" if plan.fits else "NO",
         f"{plan.step_s * 1e3:.0f}" if known else "–", f"{plan.images_per_s:.0f}" if known else "–",
         f"{plan.utilisation:.0%}" if known else "–", plan.bound if known else "–", plan.source,
     ]  # fmt: skip
+
+
+def parts(plan: Plan) -> str:
+    """The batch, and in how many parts it is computed."""
+    return f"{plan.batch_size} in {plan.accumulate}" if plan.accumulate > 1 else str(plan.batch_size)
 
 
 def print_details(plan: Plan, console: rich.console.Console) -> None:

@@ -161,7 +161,10 @@ def cosine_schedule(learning_rate: float, *, total_steps: int, warmup_steps: int
         warmup_ratio: fraction of the rate at step 0.
     """
     if total_steps <= warmup_steps:
-        raise ValueError(f"a run of {total_steps} steps is not longer than its warm-up of {warmup_steps} steps")
+        raise ValueError(
+            f"a run of {total_steps} steps is not longer than its warm-up: train longer (config.train.epochs) or set "
+            f"config.schedule.warmup_steps below {total_steps}; it is {warmup_steps}"
+        )
 
     def schedule(step):
         progress = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)

@@ -18,9 +18,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vitpose_jax import trees
-from vitpose_jax.models.placement import CROPS
+from vitpose_jax.models.placement import CROPS, placed
 
 MESH_AXES = ("data", "fsdp", "tensor")
+REPLICATED_MOST = 2**20  # bytes of one leaf
 BATCH_SPEC = PartitionSpec(CROPS)
 
 # Path to logical axes, one name or None per dimension.
@@ -134,6 +135,8 @@ def _host(device: jax.Device) -> int:
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
     """The function that is jitted instead of `function`, so that its activations are split over the mesh too."""
+    if mesh.size == 1:
+        return function
 
     @functools.wraps(function)
     def traced(*args: Any) -> Any:
@@ -154,9 +157,51 @@ def param_specs(params: Any) -> dict[str, PartitionSpec]:
 
 
 def place(params: Any, mesh: Mesh) -> Any:
-    """Puts parameters or batch statistics of the host onto the devices that the tables say."""
+    """Puts parameters or batch statistics of the host onto the devices that the tables say; see `check_sizes`."""
+    check_sizes(params, mesh)
     specs = param_specs(params)
     return trees.map_with_path(lambda path, leaf: jax.device_put(leaf, NamedSharding(mesh, specs[path])), params)
+
+
+def as_parameters(tree: Any) -> Any:
+    """Something in the shape of the parameters, such as gradients, split as they are; for use within `on_mesh`."""
+    specs = param_specs(tree)
+    return trees.map_with_path(lambda path, leaf: placed(leaf, *specs[path]), tree)
+
+
+def check_sizes(params: Any, mesh: Mesh) -> None:
+    """Raises unless the mesh divides what it splits; for use before anything is opened or compiled.
+
+    Args:
+        params: parameters or their shapes.
+        mesh: from `make_mesh`.
+
+    Raises:
+        ValueError: names the sizes that are not divided, and the nearest numbers that divide all.
+    """
+    flat = trees.flatten(params)
+    rows = trees.match(LOGICAL_AXES, flat, name="sharding")
+    for mesh_axis in ("fsdp", "tensor"):
+        ways = mesh.shape[mesh_axis]
+        sizes = {  # to the first place where it stands
+            size: f"{size} ({axis}, {path})"
+            for path, axes in reversed(rows.items())
+            for size, axis in zip(flat[path].shape, axes, strict=True)
+            if MESH_AXIS_OF[axis] == mesh_axis
+        }
+        wrong = [sizes[size] for size in sorted(sizes) if size % ways]
+        if wrong:
+            common = math.gcd(*sizes)
+            near = _nearest(ways, [n for n in range(1, common + 1) if common % n == 0])
+            raise ValueError(
+                f"mesh.{mesh_axis} = {ways} does not divide {', '.join(wrong)}; the nearest that do: {near}"
+            )
+
+
+def _nearest(number: int, candidates: Sequence[int]) -> str:
+    """The candidates (ascending) on either side of a number, as words."""
+    below = [n for n in candidates if n < number][-1:]
+    return " and ".join(map(str, below + [n for n in candidates if n > number][:1]))
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
@@ -170,8 +215,10 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
         A tree like `state` of `NamedSharding`.
 
     Raises:
-        ValueError: for a leaf that belongs to no parameter, or a dimension that its mesh axis does not divide.
+        ValueError: for a leaf that belongs to no parameter, a dimension that its mesh axis does not divide, or a leaf
+            above `REPLICATED_MOST` bytes that every device would hold in whole though fsdp is above 1.
     """
+    check_sizes(state.params, mesh)
     specs = param_specs(state.params) | param_specs(state.batch_stats)
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
@@ -183,10 +230,14 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
             raise ValueError(
                 f"state leaf {path} of shape {leaf.shape} belongs to no parameter; give it a sharding rule"
             )
-        for size, axis in zip(leaf.shape, specs[owner], strict=True):
-            if axis is not None and size % mesh.shape[axis]:
-                raise ValueError(f"{path}: {size} is not divisible by mesh axis {axis!r} = {mesh.shape[axis]}")
-        return NamedSharding(mesh, specs[owner])
+        place = NamedSharding(mesh, specs[owner])
+        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        if mesh.shape["fsdp"] > 1 and place.is_fully_replicated and size > REPLICATED_MOST:
+            raise ValueError(
+                f"{path} of shape {leaf.shape} would lie in whole on every device: {size} bytes, and only leaves up to "
+                f"{REPLICATED_MOST} may where fsdp is above 1; give its row of LOGICAL_AXES an axis that is split"
+            )
+        return place
 
     return trees.map_with_path(sharding, state)
 
@@ -195,11 +246,22 @@ def _part_starts(path: str) -> list[int]:
     return [0, *(i + 1 for i, character in enumerate(path) if character == "/")]
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, *, name: str) -> None:
-    """Raises ValueError, naming the setting, unless a batch can be split over the mesh's data and fsdp axes."""
+def check_batch_size(batch_size: int, mesh: Mesh, *, name: str, accumulate: int = 1) -> None:
+    """Raises ValueError unless a batch can be split over the devices, in each of its parts.
+
+    Args:
+        batch_size: of all devices together.
+        mesh: from `make_mesh`; its axes data and fsdp split a batch.
+        name: of the setting, for the message.
+        accumulate: parts that are computed one after the other.
+    """
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size < 1 or batch_size % ways:
-        raise ValueError(f"{name} must be a positive multiple of mesh data x fsdp = {ways}, not {batch_size}")
+    unit = ways * accumulate
+    if batch_size < 1 or batch_size % unit:
+        product = f"mesh data x fsdp = {ways}" + (f" times {accumulate} parts = {unit}" if accumulate > 1 else "")
+        below = max(batch_size, 0) // unit * unit
+        near = _nearest(batch_size, [size for size in (below, below + unit) if size])
+        raise ValueError(f"{name} must be a positive multiple of {product}, not {batch_size}; the nearest: {near}")
 
 
 def global_batch(batch: Any, mesh: Mesh) -> Any:
