@@ -100,16 +100,15 @@ def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bo
 
 
 def candidates(case: Case, where: Topology) -> list[Plan]:
-    """Estimates of all meshes, best first: of each amount of recomputing, in as few parts as memory allows."""
+    """Estimates of all meshes, best first: of each amount of recomputing, in as few parts as memory allows and twice."""
     found: list[Plan] = []
     for remat in LESS_MEMORY[case.model["remat"]]:
+        enough = 0
         for accumulate in PARTS:
-            plans = planning.best_meshes(variant(case, remat, accumulate), where)
-            found += [plan for plan in plans if plan.fits] or plans[:1]
-            if plans[0].fits or case.batch_size % (2 * accumulate * where.num_devices):
-                break
-        if plans[0].fits and accumulate == 1:
-            break
+            if case.batch_size % (accumulate * where.num_devices) == 0 and enough < 2:
+                plans = planning.best_meshes(variant(case, remat, accumulate), where)
+                found += [plan for plan in plans if plan.fits] or plans[:1]
+                enough += plans[0].fits
     return sorted(found, key=planning.rank)
 
 
@@ -118,7 +117,7 @@ def variant(case: Case, remat: str, accumulate: int) -> Case:
     return case._replace(model={**case.model, "remat": remat}, accumulate=accumulate)
 
 
-def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 3) -> None:
+def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 4) -> None:
     """Compiles the mesh that should be best, and if it does not fit after all, the best that needs clearly less."""
     plans = [plan for plan in candidates(case, where) if plan.fits]
     for plan in plans[:1]:
@@ -212,8 +211,8 @@ def _row(plan: Plan) -> str:
     memory = f"{plan.memory_total / GIB:.2f}, {plan.memory_limit / GIB:.1f}" + ("" if plan.fits else ": does not fit")
     fast, slow = (sum(entry[kind] for entry in plan.exchanges.values()) / 1e6 for kind in ("fast_bytes", "slow_bytes"))
     cells = [
-        plan.topology, plan.devices, ",".join(map(str, plan.mesh)), plan.remat, plan.accumulate, memory, f"{plan.step_s * 1e3:.0f}",
-        f"{plan.images_per_s:.0f}", f"{plan.utilisation:.0%}", plan.bound, f"{fast:.0f} + {slow:.0f}", plan.source,
+        plan.topology, plan.devices, ",".join(map(str, plan.mesh)), plan.remat, plan.accumulate, memory,
+        f"{plan.step_s * 1e3:.0f}", f"{plan.images_per_s:.0f}", f"{plan.utilisation:.0%}", plan.bound, f"{fast:.0f} + {slow:.0f}", plan.source,
     ]  # fmt: skip
     if not plan.fits:
         cells[6:10] = ["–"] * 4
