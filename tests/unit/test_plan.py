@@ -179,6 +179,17 @@ def test_what_an_exchange_costs():
     assert row.seconds == pytest.approx(3e6 / chip.link_bandwidth + 3 * chips.HOP_S)
 
 
+def test_parts_of_a_batch_hold_less_and_exchange_more():
+    where = chips.topology("gpu:2xH100")
+    whole, parts = (
+        planning.estimated(toy(decoder="simple")._replace(accumulate=number), where, (1, 2, 1)) for number in (1, 4)
+    )
+    assert parts.product_flops == pytest.approx(whole.product_flops, rel=1e-3)
+    assert parts.memory["activations"] < whole.memory["activations"]
+    for kind in ("all-gather", "reduce-scatter"):
+        assert parts.exchanges[kind]["fast_bytes"] == 4 * whole.exchanges[kind]["fast_bytes"]
+
+
 def test_tensor_parallel_sums_are_waited_for():
     where = chips.topology("gpu:4xH100")
     plan = planning.estimated(toy(remat="full", decoder="simple"), where, (1, 1, 4))
@@ -215,10 +226,14 @@ def test_sizes_that_do_not_divide_name_the_numbers():
 
 
 def test_best_mesh_fits_before_it_is_fast():
-    plans = planning.best_meshes(toy(decoder="simple"), chips.topology("v5e:2x2"))
+    where = chips.topology("v5e:2x2")
+    plans = planning.best_meshes(toy(decoder="simple"), where)
     assert {math.prod(plan.mesh) for plan in plans} == {4}
     assert [plan.fits for plan in plans] == sorted((plan.fits for plan in plans), reverse=True)
-    assert plans == sorted(plans, key=planning.rank) and len(plans) > 3
+    assert plans == sorted(plans, key=planning.rank) and {plan.mesh[2] for plan in plans} == {1}
+    tiny = dataclasses.replace(where, chip=dataclasses.replace(where.chip, memory_bytes=1e5))
+    tight = planning.best_meshes(toy(decoder="simple"), tiny)
+    assert {plan.mesh[2] for plan in tight} == {1, 2, 4} and not tight[0].fits
 
 
 def test_the_command(tmp_path, capsys):

@@ -62,7 +62,12 @@ class Case(NamedTuple):
         schedule = optimizer.make_schedule(**self.schedule, steps_per_epoch=STEPS_PER_EPOCH, total_steps=TOTAL_STEPS)
         loss = tasks.pose_loss(model, udp=dict.fromkeys(model.num_keypoints, True), sigma=self.sigma)
         program = update.make_program(
-            model, loss, schedule, optimizer_settings=self.optimizer, key=jax.random.key(0), mesh=mesh,
+            model,
+            loss,
+            schedule,
+            optimizer_settings=self.optimizer,
+            key=jax.random.key(0),
+            mesh=mesh,
             accumulate=self.accumulate,
         )
         most = max(model.num_keypoints.values())

@@ -141,7 +141,17 @@ def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: 
         rows, cols = model.patch_grid
         size = crops // case.accumulate * rows * cols * model.backbone["embed_dim"] * item
         again = 1 if model.backbone["remat"] == "full" else 0  # the attention's sum is needed for the MLP's input
-        _add(ledger, "all-reduce", size, ("tensor",), sizes, located, where, count=case.accumulate * (4 + again) * depth, hidden=False)
+        _add(
+            ledger,
+            "all-reduce",
+            size,
+            ("tensor",),
+            sizes,
+            located,
+            where,
+            count=case.accumulate * (4 + again) * depth,
+            hidden=False,
+        )
     return ledger
 
 
@@ -166,14 +176,21 @@ def state_memory(target: TrainState, batch: dict[str, Any]) -> dict[str, float]:
     }
 
 
+TENSOR_WAYS = (1, 2, 4, 8)
+
+
 def best_meshes(case: Case, where: Topology) -> list[Plan]:
     """Estimates of all meshes that divide model and batch and keep fsdp and tensor within a slice or host, best first.
+
+    Heads and features are split, each step of the network then waiting for sums, only as far as nothing fits otherwise.
 
     Raises:
         ValueError: when there is none.
     """
     found, each = [], math.prod(where.shape)
-    for fsdp, tensor in itertools.product(_divisors(each), (1, 2, 4, 8)):
+    for tensor, fsdp in itertools.product(TENSOR_WAYS, _divisors(each)):
+        if any(plan.fits and plan.mesh[2] < tensor for plan in found):
+            break
         data, rest = divmod(where.num_devices, fsdp * tensor)
         if rest or each % (fsdp * tensor) or case.batch_size % (data * fsdp):
             continue
