@@ -187,7 +187,8 @@ def best_meshes(case: Case, where: Topology) -> list[Plan]:
     Raises:
         ValueError: when there is none.
     """
-    found, each = [], math.prod(where.shape)
+    found: list[Plan] = []
+    each = math.prod(where.shape)
     for tensor, fsdp in itertools.product(TENSOR_WAYS, _divisors(each)):
         if any(plan.fits and plan.mesh[2] < tensor for plan in found):
             break

@@ -17,8 +17,8 @@ def print_plans(plans: Sequence[Plan], *, console: rich.console.Console | None =
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     columns = (
         ("experiment", "left"), ("remat", "left"), ("topology", "left"), ("data,fsdp,tensor", "left"),
-        ("batch", "right"), ("GiB of", "right"), ("fits", "left"), ("ms a step", "right"), ("images/s", "right"), ("of peak", "right"),
-        ("most time", "left"), ("source", "left"),
+        ("batch", "right"), ("GiB of", "right"), ("fits", "left"), ("ms a step", "right"), ("images/s", "right"),
+        ("of peak", "right"), ("most time", "left"), ("source", "left"),
     )  # fmt: skip
     for name, justify in columns:
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
