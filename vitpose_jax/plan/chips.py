@@ -146,9 +146,10 @@ def exchange(
     """
     members = np.asarray(group)
     slices = len(set(slice_of[members].tolist())) if kind != "send" else where.slices
+    slow_hops = math.ceil(math.log2(slices))  # a tree between slices, where a hop is dear
     if kind == "send":  # the runtime reduces what every slice sent
-        slow, steps = 2 * num_bytes * (slices - 1) / slices, slices - 1
-        return Traffic(0.0, slow, slow / where.chip.slow_bandwidth + steps * SLOW_HOP_S)
+        slow = 2 * num_bytes * (slices - 1) / slices
+        return Traffic(0.0, slow, slow / where.chip.slow_bandwidth + slow_hops * SLOW_HOP_S)
     if kind == "collective-permute":
         fast, slow = (0.0, num_bytes) if slices > 1 else (num_bytes, 0.0)
         seconds = slow / where.chip.slow_bandwidth + fast / where.chip.link_bandwidth
@@ -163,7 +164,7 @@ def exchange(
         bandwidth, hops = _fast_links(coordinates[own], where)
         seconds += fast / bandwidth + rounds * hops * HOP_S
     if slices > 1:
-        seconds += slow / where.chip.slow_bandwidth + rounds * (slices - 1) * SLOW_HOP_S
+        seconds += slow / where.chip.slow_bandwidth + rounds * slow_hops * SLOW_HOP_S
     return Traffic(fast, slow, seconds)
 
 
@@ -181,4 +182,4 @@ def _fast_links(places: np.ndarray, where: Topology) -> tuple[float, float]:
         ring = all(each % where.chip.ring == 0 for each in whole) and round(len(taken) * stride) == length
         bandwidth += where.chip.link_bandwidth * (2 if ring else 1) / stride
         hops += (len(taken) - 1) * stride / (2 if ring else 1)
-    return bandwidth, hops
+    return float(bandwidth), float(hops)

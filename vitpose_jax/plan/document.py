@@ -27,8 +27,8 @@ MACHINES: dict[str, tuple[str, ...]] = {
     "v5e": tuple(f"v5e:{shape}" for shape in _SHAPES_2D),
     "v5p": tuple(f"v5p:{shape}" for shape in ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")),
     "v6e": tuple(f"v6e:{shape}" for shape in _SHAPES_2D),
-    "A100": ("gpu:8xA100", *(f"gpu:{hosts}x8xA100" for hosts in (2, 4, 8, 16, 32))),
-    "H100": ("gpu:8xH100", *(f"gpu:{hosts}x8xH100" for hosts in (2, 4, 8, 16, 32))),
+    "A100": ("gpu:8xA100", "gpu:32x8xA100"),
+    "H100": ("gpu:8xH100", "gpu:4x8xH100", "gpu:8x8xH100", "gpu:32x8xH100"),
 }
 ENDS = (256, 8)  # devices of the programs that are compiled; efficiency is between them
 FROM, TO = 8, 256
@@ -94,18 +94,24 @@ def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bo
                 write(document, cases, book)
     for case, where in progress_bar(work, desc="estimating", unit=" machines"):
         if not book.find(case, where, "estimate"):
-            for plan in candidates(case, where)[:1]:
+            for plan in candidates(case, where, fitting=1)[:1]:
                 book.add(plan)
     write(document, cases, book)
 
 
-def candidates(case: Case, where: Topology) -> list[Plan]:
-    """Estimates of all meshes, best first: of each amount of recomputing, in as few parts as fit, and in twice that."""
+def candidates(case: Case, where: Topology, *, fitting: int) -> list[Plan]:
+    """Estimates of all meshes, best first, of each amount of recomputing, in as few parts as fit.
+
+    Args:
+        case: the experiment.
+        where: the machine.
+        fitting: 2 looks at twice as many parts, too, in case the estimate of the memory is too low.
+    """
     found: list[Plan] = []
     for remat in LESS_MEMORY[case.model["remat"]]:
         enough = 0
         for accumulate in PARTS:
-            if case.batch_size % (accumulate * where.num_devices) == 0 and enough < 2:
+            if case.batch_size % (accumulate * where.num_devices) == 0 and enough < fitting:
                 plans = planning.best_meshes(variant(case, remat, accumulate), where)
                 found += [plan for plan in plans if plan.fits] or plans[:1]
                 enough += plans[0].fits
@@ -119,7 +125,7 @@ def variant(case: Case, remat: str, accumulate: int) -> Case:
 
 def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 4) -> None:
     """Compiles the mesh that should be best, and if it does not fit after all, the best that needs clearly less."""
-    plans = [plan for plan in candidates(case, where) if plan.fits]
+    plans = [plan for plan in candidates(case, where, fitting=2) if plan.fits]
     for _ in range(tries):
         if not plans:
             return

@@ -1,5 +1,6 @@
 """Plans: a compiled TPU program read, or a traced program estimated."""
 
+import collections
 import functools
 import itertools
 import json
@@ -124,19 +125,23 @@ def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: 
     specs = sharding.param_specs(target.params)
     _, fsdp, tensor = sizes
     depth = model.backbone["depth"]
+    # Of one kind, over the same axes, what a layer exchanges goes together, as compilers combine it.
+    together: collections.Counter[tuple[str, tuple[str, ...], int]] = collections.Counter()
     for path, leaf in trees.flatten(target.params).items():
         axes = split_over(specs[path])
         kernel = path.endswith("kernel")
         times = depth if "/blocks/" in path else 1
         size = leaf.size / times * (item if kernel else leaf.dtype.itemsize) / (tensor if "tensor" in axes else 1)
-        times *= case.accumulate
-        if "fsdp" in axes and fsdp > 1:
-            _add(ledger, "all-gather", size, ("fsdp",), sizes, located, where, count=2 * times, hidden=True)
-            _add(ledger, "reduce-scatter", size, ("fsdp",), sizes, located, where, count=times, hidden=False)
-            size /= fsdp
-        left = ("data",) if "fsdp" in axes else ("data", "fsdp")
-        if math.prod(_sizes(sizes, set(left))) > 1:
-            _add(ledger, "all-reduce", size, left, sizes, located, where, count=times, hidden=False)
+        left: tuple[str, ...] = ("data", "fsdp")
+        if "fsdp" in axes:
+            together["all-gather", ("fsdp",), 2 * times] += size
+            together["reduce-scatter", ("fsdp",), times] += size
+            size, left = size / fsdp, ("data",)
+        together["all-reduce", left, times] += size
+    for (kind, over, count), size in together.items():
+        if math.prod(_sizes(sizes, set(over))) > 1:
+            hidden = kind == "all-gather"
+            _add(ledger, kind, size, over, sizes, located, where, count=count * case.accumulate, hidden=hidden)
     if tensor > 1:
         rows, cols = model.patch_grid
         size = crops // case.accumulate * rows * cols * model.backbone["embed_dim"] * item
