@@ -11,15 +11,16 @@ COCO's result format, and a picture of predictions beside ground truth.
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 
+import jax
 import ml_collections
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from configs import command_line, common
-from vitpose_jax import draw
+from vitpose_jax import draw, paths
 from vitpose_jax.data import datasets
 from vitpose_jax.evaluation import published
 from vitpose_jax.evaluation.leaks import leaks
@@ -27,7 +28,8 @@ from vitpose_jax.evaluation.predict import Evaluator
 from vitpose_jax.evaluation.results import write_results
 from vitpose_jax.evaluation.scoring import HEADLINE
 from vitpose_jax.evaluation.table import print_metrics
-from vitpose_jax.training import checkpoint, sharding
+from vitpose_jax.training import checkpoint, processes, sharding
+from vitpose_jax.training.model_file import ModelFile
 
 
 def evaluate(
@@ -54,8 +56,8 @@ def evaluate(
     loaded = checkpoint.load_model(checkpoint_path)
     trained_on = "" if not loaded.metrics else f", {_short(loaded.metrics)} when it was saved"
     print(f"checkpoint {loaded.path}: step {loaded.step}{trained_on}")
-    folder = pathlib.Path(workdir) if workdir else checkpoint.run_folder(loaded.path)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = paths.path(workdir) if workdir else checkpoint.run_folder(loaded.path)
+    writes = jax.process_index() == 0
     mesh = sharding.make_mesh(**config.mesh)
     variables = {part: sharding.place(tree, mesh) for part, tree in loaded.variables.items()}
     sections = {name: section for name, section in common.datasets_in_order(config).items() if section.eval_split}
@@ -90,11 +92,14 @@ def evaluate(
             references[name] = numbers
             footnotes += remarks
         footnotes += leaks(loaded.file.trained_on, evaluator.split.dataset.name, evaluator.split.name)
-        write_results(folder / f"results_{name}.json", evaluation.results)
-        draw.save_image(folder / f"predictions_{name}.jpg", evaluator.picture(variables))
+        picture = evaluator.picture(variables)
+        if writes:
+            write_results(folder / f"results_{name}.json", evaluation.results)
+            draw.save_image(folder / f"predictions_{name}.jpg", picture)
         if mean_pose:
             found[f"{name} (mean pose)"] = evaluator.mean_pose(train_splits[name]).metrics
-        _write_table(folder / "eval.json", found)
+        if writes:
+            _write_table(folder / "eval.json", found)
     print_metrics(found, references, footnotes=footnotes)
     print(f"metrics:  {folder / 'eval.json'}")
     for name in sections:
@@ -102,7 +107,7 @@ def evaluate(
     return found
 
 
-def _check_keypoints(name: str, decoder: str, split: datasets.Split, file: checkpoint.ModelFile) -> None:
+def _check_keypoints(name: str, decoder: str, split: datasets.Split, file: ModelFile) -> None:
     """Raises ValueError unless a decoder predicts, in this order, the keypoints that a data set annotates."""
     predicted, annotated = file.keypoint_set(decoder), split.keypoint_set
     if (predicted.names, set(predicted.swap)) != (annotated.names, set(annotated.swap)):
@@ -112,15 +117,13 @@ def _check_keypoints(name: str, decoder: str, split: datasets.Split, file: check
         )
 
 
-def _write_table(path: pathlib.Path, found: dict[str, dict[str, float]]) -> None:
+def _write_table(path: epath.Path, found: dict[str, dict[str, float]]) -> None:
     rows = [
         {"dataset": dataset, "metric": metric, "value": value}
         for dataset, metrics_ in found.items()
         for metric, value in metrics_.items()
     ]
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(rows, indent=1))
-    partial.rename(path)
+    paths.write(path, json.dumps(rows, indent=1))
 
 
 def _short(values: Mapping[str, float]) -> str:
@@ -133,7 +136,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.ERROR)  # Orbax tells how it opens a folder
     try:
-        evaluate(flags.FLAGS.config, str(flags.FLAGS.checkpoint), flags.FLAGS.workdir, mean_pose=flags.FLAGS.mean_pose)
+        with processes.joined(**command_line.processes(), saves_on_sigterm=False):
+            evaluate(
+                flags.FLAGS.config, str(flags.FLAGS.checkpoint), flags.FLAGS.workdir, mean_pose=flags.FLAGS.mean_pose
+            )
     except KeyboardInterrupt:
         print("eval.py: interrupted; what was evaluated before is written")
         raise SystemExit(130) from None
@@ -146,5 +152,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "A run's folder (its best step is taken) or one step's folder.")
     flags.DEFINE_string("workdir", None, "Where to write; the checkpoint's run when not given.")
     flags.DEFINE_bool("mean_pose", False, "Also score predicting the training set's mean pose in every box.")
+    command_line.define_processes()
     flags.mark_flags_as_required(["config", "checkpoint"])
     app.run(main, flags_parser=command_line.parse)

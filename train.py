@@ -3,23 +3,25 @@
     python train.py --config configs/vitpose_b.py --workdir runs/vitpose_b [--config.train.batch_size=256 …]
 
 Started again with the same workdir, a run goes on from its last checkpoint, bit for bit as if it had never stopped.
-Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often evaluate, draw, save.
+Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often save, evaluate, draw.
+Every process of a run on several hosts is this command; docs/launching.md says how they are started.
 """
 
+import contextlib
 import inspect
 import json
 import os
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from configs import command_line, common
-from vitpose_jax import draw, interrupt, keypoints
+from vitpose_jax import draw, interrupt, keypoints, paths, trees
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.data.augment import Augment
 from vitpose_jax.evaluation.leaks import leaks
@@ -27,11 +29,13 @@ from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.progress import progress_bar
-from vitpose_jax.training import checkpoint, optimizer, sharding, tasks, transfer
+from vitpose_jax.training import checkpoint, optimizer, processes, sharding, tasks, transfer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
+from vitpose_jax.training.model_file import ModelFile
 from vitpose_jax.training.monitor import Monitor
 from vitpose_jax.training.overview import print_overview
+from vitpose_jax.training.trace import Tracer
 from vitpose_jax.training.update import make_program
 
 FEW_CROPS = 4  # of one data set in a batch: its decoder's batch norm sees no others
@@ -43,12 +47,15 @@ LEAST = {
 }  # fmt: skip
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, float]:
+def train(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, profile: Sequence[int] = ()
+) -> dict[str, float]:
     """Runs an experiment from its start, or from the last checkpoint in its folder, to its end.
 
     Args:
         config: an experiment of `configs/`; every section is the keyword arguments of one callable.
-        workdir: folder of the run.
+        workdir: folder of the run; several processes need one that all of them see.
+        profile: see `training.trace.Tracer`.
 
     Returns:
         The last evaluation's metrics, "<data set>/<metric>" to value; empty if this call evaluated nothing.
@@ -58,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         FloatingPointError: when the loss is not finite.
         interrupt.Stopped: after a signal, when everything is saved.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = paths.path(workdir)
     config = complete(config)
     mesh = sharding.make_mesh(**config.mesh)
     for name, least in LEAST.items():
@@ -93,7 +100,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
 
     splits = {evaluator.dataset: evaluator.split for evaluator in evaluators.values()}
     splits |= {name: source.split for name, source in sources.items()}
-    model_file = checkpoint.ModelFile(
+    model_file = ModelFile(
         settings=config.model.to_dict(),
         datasets={
             name: {**keypoints.reference(split.keypoint_set), "udp": split.dataset.udp}
@@ -111,7 +118,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         print(f"resumed from step {int(state.step)} in {checkpoints.folder}")
     else:
         state = train_state.init_state(model, program.tx, init_key, mesh, initial_variables(config, model, init_key))
-    write_config(config, workdir)
+    if jax.process_index() == 0:
+        write_config(config, workdir)
     start = int(state.step)
     print(
         f"{config.name}: {total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}"
@@ -120,45 +128,40 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     if start >= total_steps:
         print("this run is finished: nothing left to do")
 
-    log = ScalarLog(workdir, start_step=start)
-    stream = pipeline.train_stream(
-        list(sources.values()), crop_size=model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
-        process_index=jax.process_index(), process_count=jax.process_count(), **config.input,
-    )  # fmt: skip
     eval_every = config.train.eval_every_epochs * steps_per_epoch or total_steps
     save_every = config.train.save_every_steps or total_steps
+
+    def is_evaluated(step: int) -> bool:
+        return bool(evaluators) and step > 0 and (step % eval_every == 0 or step == total_steps)
+
+    tracer = Tracer(workdir, profile, start=start, total=total_steps)
+    log = ScalarLog(workdir, start_step=start, silent=jax.process_index() > 0)
+    stream = pipeline.train_stream(
+        list(sources.values()), crop_size=model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
+        rows=sharding.process_rows(batch_size, mesh), **config.input,
+    )  # fmt: skip
     latest_metrics: dict[str, float] = {}
     monitor = Monitor(log, batch_size, steps_per_epoch, config.train.log_every_steps, checkpoints)
-    progress = progress_bar(desc=config.name, unit=" steps", total=total_steps, initial=start)
-    with interrupt.Guard() as stop, progress:
-        try:
-            for step in range(start, total_steps):
-                batch = monitor.next_batch(stream, step)
-                state, metrics = program.step(state, sharding.global_batch(batch, mesh))
-                monitor.add(step + 1, metrics, progress)
-                done = step + 1
-                if done % eval_every == 0 or done == total_steps:
-                    monitor.drain(progress)
-                    try:
-                        latest_metrics = evaluate(evaluators, state, workdir, done)
-                    except BaseException:
-                        checkpoints.save(state)  # a failing evaluation, or a second Ctrl-C in it, costs no training
-                        raise
-                    log.write(done, {f"eval/{name}": value for name, value in latest_metrics.items()})
-                    checkpoints.save(state, latest_metrics)
-                    monitor.restart_clock()
-                elif done % save_every == 0 or stop.requested:
-                    monitor.drain(progress)
-                    checkpoints.save(state)
-                    monitor.restart_clock()
-                if stop.requested and done < total_steps:
-                    raise interrupt.Stopped(
-                        stop.signal_number, f"stopped after step {done}; saved in {checkpoints.folder}"
-                    )
-        finally:
-            stream.close()
-            log.close()
-            checkpoints.close()
+    progress = progress_bar(
+        desc=config.name, unit=" steps", total=total_steps, initial=start, show=jax.process_index() == 0
+    )
+    with checkpoints, contextlib.closing(log), contextlib.closing(stream), processes.Stop() as stop, progress:
+        if is_evaluated(start) and not checkpoints.evaluated(start):  # the run was stopped before that was done
+            latest_metrics = evaluate(evaluators, state, workdir, checkpoints, log, stop)
+        for step in range(start, total_steps):
+            batch = sharding.global_batch(monitor.next_batch(stream), mesh)
+            state, metrics = tracer.run(step, program.step, state, batch)
+            done = step + 1
+            monitor.add(done, metrics, progress)
+            stopping = stop.agreed() and done < total_steps
+            if is_evaluated(done) or done % save_every == 0 or done == total_steps or stopping:
+                monitor.drain(progress)
+                checkpoints.save(state)  # before the evaluation: if that fails or is stopped, it costs no training
+                if stopping:
+                    stop.check(f"stopped after step {done}; saved in {checkpoints.folder}")
+                if is_evaluated(done):
+                    latest_metrics = evaluate(evaluators, state, workdir, checkpoints, log, stop)
+                monitor.restart_clock()
     print(f"checkpoints: {checkpoints.folder}\nscalars: {log.path}")
     return latest_metrics
 
@@ -247,48 +250,47 @@ def initial_variables(config: ml_collections.ConfigDict, model: ViTPose, key: ja
     if not config.init_from.path:
         return None
     variables, report = transfer.init_from(config.init_from.path, model, key=key, fresh=tuple(config.init_from.fresh))
-    for kind, paths in report.items():
+    for kind, names in report.items():
         print(
-            f"init_from: {len(paths)} leaves {kind}" + "".join(f"\n    {path}" for path in paths if kind != "restored")
+            f"init_from: {len(names)} leaves {kind}" + "".join(f"\n    {name}" for name in names if kind != "restored")
         )
     return variables
 
 
 def evaluate(
-    evaluators: dict[str, Evaluator], state: train_state.TrainState, workdir: pathlib.Path, step: int
+    evaluators: dict[str, Evaluator],
+    state: train_state.TrainState,
+    workdir: epath.Path,
+    checkpoints: checkpoint.Checkpoints,
+    log: ScalarLog,
+    stop: processes.Stop,
 ) -> dict[str, float]:
-    """Evaluates on every data set, prints a table, and draws samples into `<workdir>/samples`."""
+    """Evaluates a saved state on every data set: a table, the log, samples in `<workdir>/samples`, the checkpoint."""
+    step = int(state.step)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
+    message = f"stopped while evaluating step {step}; saved in {checkpoints.folder}, and evaluated by the next call"
     results = {}
     for name, evaluator in evaluators.items():
-        results[name] = evaluator(variables).metrics
-        picture = workdir / "samples" / f"{name}_{step:08d}.jpg"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        draw.save_image(picture, evaluator.picture(variables))
-    if results:
-        print_metrics(results)
-    return {f"{name}/{metric}": value for name, found in results.items() for metric, value in found.items()}
+        results[name] = evaluator(variables, between_batches=lambda: stop.check(message)).metrics
+        picture = evaluator.picture(variables)
+        if jax.process_index() == 0:
+            draw.save_image(workdir / "samples" / f"{name}_{step:08d}.jpg", picture)
+    print_metrics(results)
+    found = {f"{name}/{metric}": value for name, metrics in results.items() for metric, value in metrics.items()}
+    log.write(step, {f"eval/{name}": value for name, value in found.items()})
+    checkpoints.add_metrics(step, found)
+    return found
 
 
-def write_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def write_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Writes `<workdir>/config.json`; says what differs from the one that is there."""
-    workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", json.dumps(config.to_dict(), indent=1)
     if path.exists():
-        old, new = (_leaves(json.loads(t)) for t in (path.read_text(), text))
+        old, new = (trees.dotted(json.loads(t)) for t in (path.read_text(), text))
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 print(f"config.{name} is {new.get(name)!r}, this run's folder had {old.get(name)!r}")
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.rename(path)
-
-
-def _leaves(section: dict, prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in section.items():
-        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return leaves
+    paths.write(path, text)
 
 
 def main(argv: list[str]) -> None:
@@ -297,10 +299,11 @@ def main(argv: list[str]) -> None:
     config = flags.FLAGS.config
     logging.set_verbosity(logging.ERROR)  # Orbax tells a dozen lines about every save
     try:
-        train(config, flags.FLAGS.workdir or pathlib.Path("runs") / config.name)
+        with processes.joined(**command_line.processes(), saves_on_sigterm=True):
+            train(config, flags.FLAGS.workdir or os.path.join("runs", config.name), profile=command_line.profile())
     except interrupt.Stopped as stopped:
         print(stopped)
-        raise SystemExit(stopped.exit_code) from None
+        raise SystemExit(stopped.exit_code or flags.FLAGS.stopped_exit_code) from None
     except KeyboardInterrupt:
         print("train.py: interrupted; the last checkpoint stands")
         raise SystemExit(130) from None
@@ -310,6 +313,9 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Experiment to run, a file in configs/.")
-    flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name of the config> when not given.")
+    flags.DEFINE_string("workdir", None, "Folder of the run, also gs://…; runs/<name of the config> when not given.")
+    flags.DEFINE_integer("stopped_exit_code", 0, "After SIGTERM; other than 0 for launchers that take 0 for done.")
+    command_line.define_profile()
+    command_line.define_processes()
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=command_line.parse)

@@ -1,4 +1,6 @@
-"""Reading the command line of a script: a wrong override of a config is one sentence, not a traceback."""
+"""The command line of a script: flags that scripts share; a wrong override is one sentence, not a traceback."""
+
+from typing import Any
 
 from absl import flags
 
@@ -24,3 +26,27 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
         reason = str(error).replace("\\n", " ").replace("\\'", "'").replace("'", "").strip('"')
         given = [argument for argument in argv[1:] if argument.startswith("--config")]
         raise SystemExit(f"{argv[0]}: {reason} (in {' '.join(given)}). Every setting is in configs/common.py") from None
+
+
+def define_processes() -> None:
+    """The flags that say which process of several this is."""
+    flags.DEFINE_string("coordinator_address", None, "host:port of the first process, where a launcher does not say.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are; 1 is this one alone.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", lower_bound=0)
+    flags.DEFINE_integer("heartbeat_timeout_s", 100, "Silence after which a process counts as dead.", lower_bound=1)
+
+
+def processes() -> dict[str, Any]:
+    """Their values, as `vitpose_jax.training.processes.joined` takes them."""
+    names = ("coordinator_address", "num_processes", "process_id", "heartbeat_timeout_s")
+    return {name: flags.FLAGS[name].value for name in names}
+
+
+def define_profile() -> None:
+    """The flag that says which steps to trace."""
+    flags.DEFINE_list("profile", [], "First and last step to trace, counted from where this call starts: 10,12")
+
+
+def profile() -> list[int]:
+    """Its value. Raises ValueError if it is no list of numbers."""
+    return [int(step) for step in flags.FLAGS.profile]

@@ -68,7 +68,7 @@ def test_config_makes_its_model(path):
     ("mesh", sharding.make_mesh, {"devices"}),
     ("init_from", transfer.init_from, {"model", "key"}),
     ("input", pipeline.train_stream, {
-        "sources", "crop_size", "batch_size", "seed", "start_step", "process_index", "process_count",
+        "sources", "crop_size", "batch_size", "seed", "start_step", "rows",
     }),
     ("eval", Evaluator, {"model", "split", "dataset", "mesh", "blur_kernel", "num_workers", "num_threads"}),
 ])  # fmt: skip

@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
+from vitpose_jax import paths
 from vitpose_jax.keypoints import KeypointSet
 
 OUTLINE = (16, 18, 24)  # under every line and dot, so that colours read on bright and dark photographs alike
@@ -246,12 +246,10 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
     Raises:
         ValueError: another ending.
     """
-    path = pathlib.Path(path)
+    file = paths.path(path)
     options = {".png": [], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92], ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 92]}
-    ending = path.suffix.lower()
+    ending = file.suffix.lower()
     if ending not in options:
         raise ValueError(f"cannot write {path}: its ending is {ending!r}; use one of {', '.join(options)}")
     _, encoded = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options[ending])
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(encoded.tobytes())
-    partial.replace(path)
+    paths.write(file, encoded.tobytes())

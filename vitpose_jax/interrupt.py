@@ -8,7 +8,8 @@ import contextlib
 import signal
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Self
 
 
 class Stopped(Exception):
@@ -24,15 +25,20 @@ class Stopped(Exception):
 
 
 class Guard:
-    """Within this context, Ctrl-C and SIGTERM only set `requested`. A second Ctrl-C interrupts at once."""
+    """Within this context, Ctrl-C and SIGTERM only set `requested`. A second Ctrl-C interrupts at once.
 
-    def __init__(self) -> None:
+    Args:
+        numbers: the signals.
+    """
+
+    def __init__(self, numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)) -> None:
+        self._numbers = numbers
         self.requested = False
         self.signal_number = 0
         self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> "Guard":
-        for number in (signal.SIGINT, signal.SIGTERM):
+    def __enter__(self) -> Self:
+        for number in self._numbers:
             self._previous[number] = signal.signal(number, self._note)
         return self
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from vitpose_jax import paths
+
 
 @dataclasses.dataclass(frozen=True)
 class KeypointSet:
@@ -108,15 +110,15 @@ def load_keypoint_set(path: str | os.PathLike, *, name: str | None = None) -> Ke
     Raises:
         ValueError: the file is no such object, or its fields contradict each other.
     """
-    path = pathlib.Path(path)
+    file = paths.path(path)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(file.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"keypoint file {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"keypoint file {path} needs to be a JSON object, not a {type(content).__name__}")
     try:
-        return keypoint_set(name or path.stem, content)
+        return keypoint_set(name or file.stem, content)
     except ValueError as error:
         raise ValueError(f"keypoint file {path}: {error}") from error
 

@@ -36,6 +36,14 @@ def unflatten(leaves: Mapping[str, Any]) -> dict:
     return tree
 
 
+def dotted(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries of settings to {"model.size": value}."""
+    leaves: dict[str, Any] = {}
+    for name, value in section.items():
+        leaves |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return leaves
+
+
 def map_with_path(function, tree: Any, *rest: Any) -> Any:
     """`jax.tree.map` whose function gets the path as its first argument."""
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(path_string(path), *leaves), tree, *rest)

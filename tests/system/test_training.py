@@ -1,5 +1,6 @@
 """The loop on a shrunk shipped config: stop and resume, broken runs, starting from other weights."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 import train as train_script
 from train import train
 from vitpose_jax import interrupt, trees
+from vitpose_jax.evaluation.predict import Evaluator
 from vitpose_jax.training import checkpoint, transfer
 
 
@@ -43,12 +45,12 @@ def test_a_run_leaves_what_it_promises(finished_run):
 
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
-    take = train_script.Monitor.next_batch
+    take, steps = train_script.Monitor.next_batch, itertools.count()
 
-    def next_batch(self, stream, at):
-        if at == step:
+    def next_batch(self, stream):
+        if next(steps) == step:
             os.kill(os.getpid(), number)
-        return take(self, stream, at)
+        return take(self, stream)
 
     monkeypatch.setattr(train_script.Monitor, "next_batch", next_batch)
 
@@ -70,6 +72,33 @@ def test_stop_and_resume_is_bit_exact(shrunk_config, finished_run, tmp_path, mon
         np.testing.assert_array_equal(leaf, resumed[path], err_msg=path)
     losses = [[line["train/loss"] for line in scalars(run) if "train/loss" in line] for run in (finished_run, tmp_path)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("end", ["signal", "failure"])
+def test_an_evaluation_that_was_cut_off_is_made_up_for(shrunk_config, finished_run, tmp_path, monkeypatch, end):
+    with monkeypatch.context() as patch:
+        predict = Evaluator._run
+
+        def cut_off(self, *arguments, **options):
+            if end == "failure":
+                raise OSError("a disk is gone")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return predict(self, *arguments, **options)
+
+        patch.setattr(Evaluator, "_run", cut_off)
+        with pytest.raises(interrupt.Stopped if end == "signal" else OSError):
+            train(shrunk_config(), tmp_path)
+    assert not [line for line in scalars(tmp_path) if "eval/synthetic/AP" in line]
+    assert train(shrunk_config(), tmp_path) == checkpoint.load_model(finished_run).metrics
+    assert checkpoint.load_model(tmp_path).metrics == checkpoint.load_model(finished_run).metrics
+    assert [line["step"] for line in scalars(tmp_path)] == [1, 2, 3, 4, 5, 6, 6]
+
+
+def test_a_trace_of_chosen_steps(shrunk_config, tmp_path):
+    train(shrunk_config({"train.epochs": 1}), tmp_path, profile=(1, 2))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    with pytest.raises(ValueError, match="from 0 to 2, counted from where this call starts, not"):
+        train(shrunk_config({"train.epochs": 2}), tmp_path, profile=(1, 3))
 
 
 def test_a_finished_run_does_nothing_more(shrunk_config, finished_run, capsys):
@@ -106,6 +135,11 @@ def test_another_model_in_the_same_folder_is_refused(shrunk_config, finished_run
     with pytest.raises(ValueError, match="use another --workdir") as error:
         train(shrunk_config({"model.mlp_dim": 128}), finished_run)
     assert "params/backbone/blocks/mlp/fc1/kernel: (2, 32, 64) in the checkpoint, (2, 32, 128)" in str(error.value)
+    with pytest.raises(ValueError, match="fits in its shapes, but means something else") as error:
+        train(shrunk_config({"model.layer_norm_eps": 1e-5, "codec.sigma": 3.0, "model.drop_path": 0.1}), finished_run)
+    assert "config.codec.sigma: 1.5 in the checkpoint, 3.0 in this run" in str(error.value)
+    assert "config.model.layer_norm_eps: 1e-06 in the checkpoint, 1e-05 in this run" in str(error.value)
+    assert "drop_path" not in str(error.value)
 
 
 class TestInitFrom:

@@ -45,22 +45,17 @@ def smaller(val):
     return dataclasses.replace(val, dataset=dataset, instances=instances)
 
 
-def global_batches(sources, count, *, processes=1, **arguments):
-    """The first global batches of a stream, rows in stream order."""
+def global_batches(sources, count, *, shares=None, **arguments):
+    """The first global batches of a stream, put together from the rows that each process makes."""
     arguments = {"crop_size": CROP_SIZE, "batch_size": 4, "seed": 0, "num_threads": 1, **arguments}
-    parts = []
-    for process in range(processes):
-        stream = pipeline.train_stream(sources, **arguments, process_index=process, process_count=processes)
-        parts.append(list(itertools.islice(stream, count)))
+    size = arguments["batch_size"]
+    batches = [{} for _ in range(count)]
+    for rows in shares or [list(range(size))]:
+        stream = pipeline.train_stream(sources, **arguments, rows=rows)
+        for batch, part in zip(batches, itertools.islice(stream, count), strict=True):
+            for key, values in part.items():
+                batch.setdefault(key, np.empty((size, *values.shape[1:]), values.dtype))[rows] = values
         stream.close()
-    batches = []
-    for rows in zip(*parts, strict=True):
-        batch = {}
-        for key in rows[0]:
-            batch[key] = np.empty((arguments["batch_size"], *rows[0][key].shape[1:]), rows[0][key].dtype)
-            for process, part in enumerate(rows):
-                batch[key][process::processes] = part[key]
-        batches.append(batch)
     return batches
 
 
@@ -83,10 +78,10 @@ def test_batches_depend_on_seed_and_step_alone(sources):
     expected = global_batches(sources, 7)  # an epoch of the first source is two and a half batches
     assert len({batch["image"].tobytes() for batch in expected}) == 7
     assert_same(global_batches(sources, 7, num_threads=3, prefetch=5), expected)
-    for processes in (2, 4):
-        assert_same(global_batches(sources, 7, processes=processes), expected)
+    for shares in ([[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0], [1], [2], [3]]):
+        assert_same(global_batches(sources, 7, shares=shares), expected)
     for start in (1, 3):
-        assert_same(global_batches(sources, 7 - start, start_step=start, processes=2), expected[start:])
+        assert_same(global_batches(sources, 7 - start, start_step=start, shares=[[0, 1], [2, 3]]), expected[start:])
     other = global_batches(sources, 1, seed=1)
     assert (other[0]["image"] != expected[0]["image"]).any()
 
@@ -162,7 +157,7 @@ def test_evaluation_shows_every_instance_once(val, processes):
     streams = [
         list(
             pipeline.eval_stream(
-                boxes, val, crop_size=CROP_SIZE, udp=True, batch_size=6, process_index=process, process_count=processes
+                boxes, val, crop_size=CROP_SIZE, udp=True, batch_size=6, rows=np.split(np.arange(6), processes)[process]
             )
         )
         for process in range(processes)
@@ -222,8 +217,9 @@ def test_arguments_that_do_not_fit(train, val):
         ([dataclasses.replace(source, weight=0.0)], {}, "weight above 0"),
         ([dataclasses.replace(source, weight=0.2), source], {}, "give every data set one, or none"),
         ([dataclasses.replace(source, split=dataclasses.replace(train, instances=empty))], {}, "needs instances"),
-        ([source], {"batch_size": 3, "process_count": 2}, "multiple of the 2 processes"),
-        ([source], {"process_index": 1}, "process_index"),
+        ([source], {"batch_size": 3, "rows": (0, 1)}, "equal share of the 3 rows"),
+        ([source], {"rows": (0, 4)}, "equal share of the 4 rows"),
+        ([source], {"rows": ()}, "equal share"),
         ([source], {"start_step": -1}, "0 or more"),
         ([source], {"num_workers": -1}, "num_workers"),
         ([source], {"prefetch": 0}, "prefetch"),
@@ -232,8 +228,8 @@ def test_arguments_that_do_not_fit(train, val):
             pipeline.train_stream(sources, **{"crop_size": CROP_SIZE, "batch_size": 4, "seed": 0, **arguments})
     with pytest.raises(ValueError, match="no instance"):
         pipeline.eval_stream(empty, val, crop_size=CROP_SIZE, udp=True, batch_size=4)
-    with pytest.raises(ValueError, match="multiple"):
-        pipeline.eval_stream(val.instances, val, crop_size=CROP_SIZE, udp=True, batch_size=4, process_count=3)
+    with pytest.raises(ValueError, match="equal share"):
+        pipeline.eval_stream(val.instances, val, crop_size=CROP_SIZE, udp=True, batch_size=4, rows=(0, 1, 2))
 
 
 def test_data_loading_does_not_need_jax():

@@ -9,7 +9,7 @@ import numpy as np
 from vitpose_jax import trees
 from vitpose_jax.convert.export import with_decoders
 from vitpose_jax.models.vitpose import vitpose
-from vitpose_jax.training.checkpoint import ModelFile
+from vitpose_jax.training.model_file import ModelFile
 
 Model = tuple[dict, ModelFile]
 

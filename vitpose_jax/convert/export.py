@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vitpose_jax.convert import rules, torch_file
-from vitpose_jax.training.checkpoint import ModelFile
+from vitpose_jax.training.model_file import ModelFile
 
 
 def write_pth(path: pathlib.Path, variables: Mapping, file: ModelFile) -> None:

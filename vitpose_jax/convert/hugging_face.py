@@ -14,7 +14,7 @@ from vitpose_jax.data.files import folder_written_beside, write_text
 from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet
 from vitpose_jax.models import decoders, vit
 from vitpose_jax.models.vitpose import IMAGE_MEAN, IMAGE_STD, vitpose
-from vitpose_jax.training.checkpoint import ModelFile
+from vitpose_jax.training.model_file import ModelFile
 
 CONFIG_FILE = "config.json"
 PYTORCH_FILE = "pytorch_model.bin"

@@ -19,7 +19,7 @@ from vitpose_jax.models import pos_embed
 from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import checkpoint
-from vitpose_jax.training.checkpoint import ModelFile
+from vitpose_jax.training.model_file import FORMAT, ModelFile
 from vitpose_jax.training.state import variable_shapes
 from vitpose_jax.types import Size
 
@@ -241,9 +241,9 @@ def _checked(own: Any, path: pathlib.Path) -> Mapping[str, Any]:
     if own is None:
         return {}
     needed = {"format", "settings", "datasets", "codec", "provenance", "order"}
-    if not isinstance(own, Mapping) or needed - set(own) or own["format"] != checkpoint.FORMAT:
+    if not isinstance(own, Mapping) or needed - set(own) or own["format"] != FORMAT:
         raise ValueError(
-            f"{path}: the notes of this project in it are not of format {checkpoint.FORMAT}; delete them to have the "
+            f"{path}: the notes of this project in it are not of format {FORMAT}; delete them to have the "
             "weights read without"
         )
     return own

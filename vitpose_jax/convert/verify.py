@@ -15,7 +15,7 @@ from vitpose_jax.convert.export import decoder_order, official_tensors
 from vitpose_jax.convert.importer import Source
 from vitpose_jax.models import vit
 from vitpose_jax.models.vitpose import IMAGE_MEAN, IMAGE_STD, vitpose
-from vitpose_jax.training.checkpoint import ModelFile
+from vitpose_jax.training.model_file import ModelFile
 
 # Largest difference of heatmaps that float32 explains, for heatmaps up to 1 high; larger heatmaps may differ more.
 TOLERANCE = 2e-5

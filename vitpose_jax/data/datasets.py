@@ -5,13 +5,14 @@ data sets is in their rows in `catalog`; that of a set of one's own is made from
 """
 
 import dataclasses
-import pathlib
+import os
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
-from vitpose_jax import geometry
+from vitpose_jax import geometry, paths
 from vitpose_jax.data.catalog import DATASETS, Dataset
 from vitpose_jax.data.coco_format import read_coco_boxes
 from vitpose_jax.data.custom import CUSTOM, custom_dataset
@@ -43,15 +44,15 @@ class Split:
         other_files: those of the row's `SplitFiles.others` that were there.
     """
 
-    data_dir: pathlib.Path
+    data_dir: epath.Path
     name: str
     dataset: Dataset
     images: Images
     instances: Instances
     skipped_image_ids: np.ndarray
-    annotation_file: pathlib.Path
-    detection_file: pathlib.Path | None
-    other_files: tuple[pathlib.Path, ...]
+    annotation_file: epath.Path
+    detection_file: epath.Path | None
+    other_files: tuple[epath.Path, ...]
     _records: Any = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class Split:
         return f"Split({self.dataset.name} {self.name} in {self.data_dir}: {len(self)} instances)"
 
     def __reduce__(self):
-        return open_split, (self.data_dir, self.name)
+        return open_split, (os.fspath(self.data_dir), self.name)
 
     @property
     def keypoint_set(self) -> KeypointSet:
@@ -88,11 +89,11 @@ class Split:
             raise ValueError(f"image {self.images.file_name[image]} of {self!r}: {error}") from error
 
 
-def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
+def open_split(data_dir: str | os.PathLike, name: str) -> Split:
     """Opens a split of a data set that ``python -m vitpose_jax.data.build`` has built.
 
     Args:
-        data_dir: the folder given to the builder as ``--out``.
+        data_dir: the folder given to the builder as ``--out``, or a copy of it, in a bucket (gs://…), too.
         name: of the split, e.g. "train".
 
     Returns:
@@ -102,49 +103,47 @@ def open_split(data_dir: str | pathlib.Path, name: str) -> Split:
         FileNotFoundError: there is no built set, or files of it are missing.
         ValueError: the set is unfinished, from another version, or has no such split.
     """
-    data_dir = pathlib.Path(data_dir)
-    command = f"python -m vitpose_jax.data.build {'|'.join([*DATASETS, CUSTOM])} --source DIR --out {data_dir}"
-    if not (data_dir / BUILD_FILE).is_file():
-        raise FileNotFoundError(f"there is no built data set in {data_dir}; build one with: {command}")
-    build = read_json(data_dir / BUILD_FILE)
+    folder = paths.path(data_dir)
+    command = f"python -m vitpose_jax.data.build {'|'.join([*DATASETS, CUSTOM])} --source DIR --out {folder}"
+    if not (folder / BUILD_FILE).is_file():
+        raise FileNotFoundError(f"there is no built data set in {folder}; build one with: {command}")
+    build = read_json(folder / BUILD_FILE)
     if build["format"] != BUILD_FORMAT:
         raise ValueError(
-            f"{data_dir} has format {build['format']}, this version reads {BUILD_FORMAT}; build it anew: {command}"
+            f"{folder} has format {build['format']}, this version reads {BUILD_FORMAT}; build it anew: {command}"
         )
     if not build["complete"]:
-        raise ValueError(f"the data set in {data_dir} is unfinished; run its build again, it continues: {command}")
+        raise ValueError(f"the data set in {folder} is unfinished; run its build again, it continues: {command}")
     if name not in build["splits"]:
-        raise ValueError(f"{data_dir} has the splits {sorted(build['splits'])}, not {name!r}")
+        raise ValueError(f"{folder} has the splits {sorted(build['splits'])}, not {name!r}")
     split = build["splits"][name]
 
     needed = [split["annotations"], split["detections"], split["instances"], *split["others"], *split["shards"]]
     needed.append(build["keypoints"])
-    missing = [file for file in needed if file is not None and not (data_dir / file).is_file()]
+    missing = [file for file in needed if file is not None and not (folder / file).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"{data_dir} lacks {', '.join(missing)}; delete the folder and build it anew: {command}"
-        )
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; delete the folder and build it anew: {command}")
     if build["dataset"] == CUSTOM:
-        dataset = custom_dataset(load_keypoint_set(data_dir / build["keypoints"]))
+        dataset = custom_dataset(load_keypoint_set(folder / build["keypoints"]))
     else:
         dataset = DATASETS[build["dataset"]]
-    images, instances = read_tables(data_dir / split["instances"])
-    records = tfds.builder_from_directory(data_dir).as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
+    images, instances = read_tables(folder / split["instances"])
+    records = tfds.builder_from_directory(folder).as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
     return Split(
-        data_dir=data_dir,
+        data_dir=folder,
         name=name,
         dataset=dataset,
         images=images,
         instances=instances,
         skipped_image_ids=np.array(split["skipped_image_ids"], np.int64),
-        annotation_file=data_dir / split["annotations"],
-        detection_file=data_dir / split["detections"] if split["detections"] else None,
-        other_files=tuple(data_dir / file for file in split["others"]),
+        annotation_file=folder / split["annotations"],
+        detection_file=folder / split["detections"] if split["detections"] else None,
+        other_files=tuple(folder / file for file in split["others"]),
         _records=records,
     )
 
 
-def detection_boxes(split: Split, path: str | pathlib.Path | None = None, *, score_threshold: float = 0.0) -> Instances:
+def detection_boxes(split: Split, path: str | os.PathLike | None = None, *, score_threshold: float = 0.0) -> Instances:
     """A detector's boxes as instances to evaluate on. They are taken as they are: not clipped, not shrunk.
 
     Args:
@@ -159,26 +158,26 @@ def detection_boxes(split: Split, path: str | pathlib.Path | None = None, *, sco
     Raises:
         ValueError: there is no such file, it is malformed, or it names images that the split does not have.
     """
-    path = path or split.detection_file
-    if path is None:
+    chosen = path or split.detection_file
+    if chosen is None:
         raise ValueError(
             f"{split!r} was built without detector boxes; name a file with them (config.eval.detections_file=FILE) or "
             "use the annotated ones (config.eval.boxes=annotations)"
         )
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file of detector boxes {path}")
+    file = paths.path(chosen)
+    if not file.is_file():
+        raise ValueError(f"there is no file of detector boxes {file}")
     skipped = set(split.skipped_image_ids.tolist())
-    kept = [box for box in read_coco_boxes(path) if box.score >= score_threshold and box.image_id not in skipped]
+    kept = [box for box in read_coco_boxes(file) if box.score >= score_threshold and box.image_id not in skipped]
     row_of = {image_id: row for row, image_id in enumerate(split.images.image_id.tolist())}
     unknown = sorted({box.image_id for box in kept} - row_of.keys())
     if unknown:
         raise ValueError(
-            f"{path} has boxes on {len(unknown)} images that {split!r} does not have, e.g. image_id {unknown[:3]}; "
+            f"{file} has boxes on {len(unknown)} images that {split!r} does not have, e.g. image_id {unknown[:3]}; "
             "the boxes must come from this split's images"
         )
     if not kept:
-        raise ValueError(f"{path} has no box of a person with a score of at least {score_threshold}")
+        raise ValueError(f"{file} has no box of a person with a score of at least {score_threshold}")
     image_ids, bboxes, scores = zip(*kept, strict=True)
     return Instances(
         image=np.array([row_of[image_id] for image_id in image_ids], np.int32),

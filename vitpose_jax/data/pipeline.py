@@ -2,12 +2,11 @@
 
 The training stream is a pure function of (seed, step):
 
-    records -> shuffle, by epoch -> repeat -> random view, cut -> mix of data sets -> slice -> batch -> prefetch
+    records -> shuffle, by epoch -> repeat -> random view, cut -> mix of data sets -> own rows -> batch -> prefetch
 
-The stream is one endless sequence of crops. Batch n of B crops is elements nB … nB+B-1, and of these process p of P
-makes every P-th, beginning with the p-th. So neither the number of processes or of workers nor the step at which a run
-is resumed changes which crops a global batch holds. Row j of process p is element nB + p + jP: a global array put
-together process by process holds the same crops for any P, in an order that depends on P.
+The stream is one endless sequence of crops, and row r of batch n is its element nB + r. A process makes the rows that
+its devices hold, whichever these are. So neither the number of processes or of workers, nor the mesh, nor the step at
+which a run is resumed changes a global batch or the order of its rows.
 
 Nothing may be filtered in the stream: positions would then depend on the data.
 
@@ -59,8 +58,7 @@ def train_stream(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     num_workers: int = 0,
     num_threads: int = 4,
     prefetch: int = 4,
@@ -76,14 +74,13 @@ def train_stream(
         batch_size: B, of all processes together.
         seed: of order and augmentation, 0 or more.
         start_step: number of the first batch.
-        process_index: p, of this process.
-        process_count: P.
+        rows: which rows of every batch this process makes, in this order, see `sharding.process_rows`; None for all.
         num_workers: worker processes that make batches, each in one thread. With 0, threads of this process make them.
         num_threads: how many, if there are no workers.
         prefetch: batches ready or in the making, in this process or in each worker.
 
     Returns:
-        Iterator of `TrainBatch` with B/P rows; keypoints are padded with weight 0 to the largest K among the sources.
+        Iterator of `TrainBatch` of these rows; keypoints are padded with weight 0 to the largest K among the sources.
         Its `close()` stops the workers.
 
     Raises:
@@ -91,7 +88,7 @@ def train_stream(
     """
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed and start_step are 0 or more, not {seed} and {start_step}")
-    rows = _rows_per_process(batch_size, process_index, process_count)
+    own_rows = checked_rows(rows, batch_size)
     share = shares(sources)
     num_keypoints = max(len(source.split.keypoint_set) for source in sources)
     parts = []
@@ -102,8 +99,7 @@ def train_stream(
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         parts.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
     stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, share)
-    stream = stream[start_step * batch_size + process_index :: process_count].batch(rows, drop_remainder=True)
-    return _start(stream, num_workers, num_threads, prefetch)
+    return _start(own_batches(stream, own_rows, batch_size, start_step), num_workers, num_threads, prefetch)
 
 
 def shares(sources: Sequence[TrainSource]) -> list[float]:
@@ -134,16 +130,16 @@ def eval_stream(
     crop_size: tuple[int, int],
     udp: bool,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     num_workers: int = 0,
     num_threads: int = 4,
     prefetch: int = 4,
 ) -> grain.DatasetIterator:
     """This process's batches of an evaluation: every instance once, as it is, over all processes together.
 
-    Instances come ordered by image, so that an image is decoded once for all of its boxes; every process takes a
-    consecutive part of them. All processes get the same number of batches.
+    Instances come ordered by image, so that an image is decoded once for all of its boxes: each row of the batches goes
+    through a consecutive part of them, and so does a process with consecutive rows. All processes get the same number
+    of batches.
 
     Args:
         instances: annotated ones (``split.instances``) or a detector's boxes (`datasets.detection_boxes`).
@@ -151,37 +147,38 @@ def eval_stream(
         crop_size: (H, W).
         udp: convention of the crops, see `geometry`.
         batch_size: B, of all processes together.
-        process_index: p, of this process.
-        process_count: P.
+        rows: see `train_stream`.
         num_workers: see `train_stream`.
         num_threads: see `train_stream`.
         prefetch: see `train_stream`.
 
     Returns:
-        Finite iterator of `EvalBatch` with B/P rows. Padding rows have ``valid`` False, instance 0, a black image and
-        the identity as ``crop_to_image``. Its `close()` stops the workers.
+        Finite iterator of `EvalBatch` of this process's rows. Padding rows have ``valid`` False, instance 0, a black
+        image and the identity as ``crop_to_image``. Its `close()` stops the workers.
 
     Raises:
         ValueError: an argument does not fit the others.
     """
-    rows = _rows_per_process(batch_size, process_index, process_count)
+    own_rows = checked_rows(rows, batch_size)
     if not len(instances):
         raise ValueError(f"there is no instance of {split!r} to evaluate on")
     order = np.argsort(instances.image, kind="stable")
     padding = -len(order) % batch_size
     order = np.concatenate([order, np.full(padding, -1)])
-    own = np.split(order, process_count)[process_index]
+    own = order.reshape(batch_size, -1)[own_rows].ravel()
     boxes = split.dataset.regions(instances.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0])
     crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp)
-    return _start(grain.MapDataset.source(crops).batch(rows), num_workers, num_threads, prefetch)
+    return _start(grain.MapDataset.source(crops).batch(len(own_rows)), num_workers, num_threads, prefetch)
 
 
-def _rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is from 0 to process_count - 1, not {process_index} of {process_count}")
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"batch_size {batch_size} needs to be a multiple of the {process_count} processes")
-    return batch_size // process_count
+def checked_rows(rows: Sequence[int] | np.ndarray | None, batch_size: int) -> np.ndarray:
+    """int64 [R]: the rows, all if None. R divides the batch: processes hold equal shares."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is 1 or more, not {batch_size}")
+    own = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+    if not len(own) or batch_size % len(own) or own.min() < 0 or own.max() >= batch_size:
+        raise ValueError(f"rows need to be an equal share of the {batch_size} rows of a batch, not {own.tolist()}")
+    return own
 
 
 def _start(stream: grain.MapDataset, num_workers: int, num_threads: int, prefetch: int) -> grain.DatasetIterator:
@@ -205,6 +202,28 @@ def _leave_signals_to_the_parent(worker: int, count: int) -> None:
     del worker, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def own_batches(stream: grain.MapDataset, rows: np.ndarray, batch_size: int, start_step: int) -> grain.MapDataset:
+    """Batches of an endless stream from a step on, of which this process makes some rows, see `train_stream`."""
+    return grain.MapDataset.source(_OwnRows(stream, rows, batch_size, start_step)).batch(len(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class _OwnRows:
+    """Of an endless stream, cut into batches, this process's rows one after the other, at random access."""
+
+    stream: grain.MapDataset
+    rows: np.ndarray
+    batch_size: int
+    start_step: int
+
+    def __len__(self) -> int:
+        return (len(self.stream) // self.batch_size - self.start_step) * len(self.rows)
+
+    def __getitem__(self, index: int) -> TrainCrop:
+        batch, row = divmod(index, len(self.rows))
+        return self.stream[(self.start_step + batch) * self.batch_size + int(self.rows[row])]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """The tables of a split, its images and its instances: columns in memory, one file on the disk."""
 
 import dataclasses
+import io
 import pathlib
 
 import numpy as np
+from etils import epath
 
 from vitpose_jax.data.files import written_beside
 
@@ -74,9 +76,9 @@ def write_tables(path: pathlib.Path, images: Images, instances: Instances) -> No
         np.savez(stream, **columns)
 
 
-def read_tables(path: pathlib.Path) -> tuple[Images, Instances]:
+def read_tables(path: epath.Path) -> tuple[Images, Instances]:
     """Reads what `write_tables` has written."""
-    with np.load(path) as columns:
+    with np.load(io.BytesIO(path.read_bytes())) as columns:
         images = Images(**{field.name: columns[f"images/{field.name}"] for field in dataclasses.fields(Images)})
         instances = Instances(
             **{field.name: columns[f"instances/{field.name}"] for field in dataclasses.fields(Instances)}

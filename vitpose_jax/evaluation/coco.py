@@ -5,14 +5,15 @@ import dataclasses
 import io
 import json
 import os
-import pathlib
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from pycocotools.cocoeval import COCOeval
 
+from vitpose_jax import paths
 from vitpose_jax.evaluation.results import Detections
 from vitpose_jax.evaluation.suppression import MAX_PEOPLE_PER_IMAGE
 
@@ -72,7 +73,7 @@ class GroundTruth:
         crowd_index: float64, of each of `known_image_ids`, in 0…1; NaN where the file has none. Only CrowdPose has it.
     """
 
-    path: pathlib.Path
+    path: epath.Path
     known_image_ids: np.ndarray
     image_ids: np.ndarray
     category_ids: np.ndarray
@@ -109,8 +110,8 @@ def read_ground_truth(
     Raises:
         ValueError: the file lacks a field, or has another number of keypoints.
     """
-    path = pathlib.Path(path)
-    content = json.loads(path.read_bytes())
+    file = paths.path(path)
+    content = json.loads(file.read_bytes())
     missing = {"images", "annotations", "categories"} - set(content)
     if missing:
         raise ValueError(f"{path}: no {', '.join(sorted(missing))} in it; expected COCO keypoint annotations")
@@ -138,7 +139,7 @@ def read_ground_truth(
     is_crowd = column("iscrowd", bool, default=False)
     image_ids = np.array([image["id"] for image in content["images"]], np.int64)
     return GroundTruth(
-        path=path,
+        path=file,
         known_image_ids=image_ids,
         image_ids=np.unique(image_ids),
         category_ids=np.unique([category["id"] for category in content["categories"]]).astype(np.int64),

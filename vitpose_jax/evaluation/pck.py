@@ -5,12 +5,13 @@ instance scores nor suppression enter.
 """
 
 import dataclasses
+import io
 import os
-import pathlib
 
 import numpy as np
 import scipy.io
 
+from vitpose_jax import paths
 from vitpose_jax.evaluation.coco import NOTHING_TO_MEASURE
 
 # The keypoints as MPII's evaluation file names them, in the order in which MPII stores them.
@@ -54,11 +55,11 @@ def read_mpii_ground_truth(path: str | os.PathLike) -> MpiiGroundTruth:
 
     Source: topdown_mpii_dataset.py::evaluate.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
+    file = paths.path(path)
+    if not file.is_file():
         raise ValueError(f"there is no {path}; MPII is scored by mpii_gt_val.mat, which holds its head boxes")
     try:
-        content = scipy.io.loadmat(path)
+        content = scipy.io.loadmat(io.BytesIO(file.read_bytes()))
         names = tuple(str(name.item()) for name in content["dataset_joints"].ravel())
         points, missing, head_boxes = content["pos_gt_src"], content["jnt_missing"], content["headboxes_src"]
     except KeyError as error:

@@ -1,5 +1,6 @@
 """Run a model over an evaluation set: crops in, keypoints in image pixels out, metrics and a picture from these."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -120,10 +121,9 @@ class Evaluator:
             else detection_boxes(split, detections_file, score_threshold=detection_score_threshold)
         )
         self._mesh = mesh
-        self._stream_settings = {
+        self._stream_settings: dict[str, Any] = {
             "crop_size": model.image_size, "udp": split.dataset.udp, "batch_size": batch_size,
-            "process_index": jax.process_index(), "process_count": jax.process_count(),
-            "num_workers": num_workers, "num_threads": num_threads,
+            "rows": sharding.process_rows(batch_size, mesh), "num_workers": num_workers, "num_threads": num_threads,
         }  # fmt: skip
         self._scoring: dict[str, Any] = {
             "suppression": suppression, "oks_threshold": oks_threshold, "min_keypoint_score": min_keypoint_score,
@@ -139,14 +139,19 @@ class Evaluator:
         """The metric that stands for all of this data set's."""
         return HEADLINE[self.split.dataset.metric]
 
-    def __call__(self, variables: Mapping, *, progress: bool = True) -> Evaluation:
+    def __call__(
+        self, variables: Mapping, *, progress: bool = True, between_batches: Callable[[], None] = lambda: None
+    ) -> Evaluation:
         """Predicts every instance once and scores the result.
+
+        Several processes predict together; each of them gets all predictions and the same result.
 
         Args:
             variables: {"params", "batch_stats"}.
             progress: show a progress bar.
+            between_batches: called before each batch, by all processes; ends the evaluation by raising.
         """
-        keypoints, scores, _ = self._run(variables, self.instances, progress=progress)
+        keypoints, scores = self._run(variables, self.instances, progress=progress, between_batches=between_batches)
         return self._score(Predictions(keypoints=keypoints, scores=scores, **self._identity(self.instances)))
 
     def mean_pose(self, train_split: Split) -> Evaluation:
@@ -167,14 +172,16 @@ class Evaluator:
         """
         rows = np.unique(np.linspace(0, len(self.split) - 1, min(count, len(self.split))).round().astype(int))
         chosen = self.split.instances.take(rows)
-        keypoints, scores, crops = self._run(variables, chosen, progress=False, keep_crops=True)
+        keypoints, scores = self._run(variables, chosen, progress=False)
+        at_once = {"batch_size": len(chosen), "rows": None, "num_workers": 0}
+        shown = next(pipeline.eval_stream(chosen, self.split, **self._stream_settings | at_once))
+        order = np.argsort(shown["instance"])
         samples = []
         for row in range(len(chosen)):
-            image, crop_to_image = crops[row]
-            image_to_crop = geometry.invert(crop_to_image)
+            image_to_crop = geometry.invert(shown["crop_to_image"][order[row]])
             samples.append(
                 draw.Comparison(
-                    image=image,
+                    image=shown["image"][order[row]],
                     truth=geometry.transform(image_to_crop, chosen.keypoints[row, :, :2]),
                     truth_weights=chosen.keypoints[row, :, 2],
                     prediction=geometry.transform(image_to_crop, keypoints[row]),
@@ -185,15 +192,22 @@ class Evaluator:
         return draw.draw_comparison(samples, self.keypoint_set)
 
     def _run(
-        self, variables: Mapping, instances: Instances, *, progress: bool, keep_crops: bool = False
-    ) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[np.ndarray, np.ndarray]]]:
-        """Keypoints [P, K, 2] and scores [P, K] by row of `instances`, and the crops if they are to be kept."""
+        self,
+        variables: Mapping,
+        instances: Instances,
+        *,
+        progress: bool,
+        between_batches: Callable[[], None] = lambda: None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Keypoints [P, K, 2] and scores [P, K] by row of `instances`."""
         num_keypoints = len(self.keypoint_set)
         keypoints = np.full((len(instances), num_keypoints, 2), np.nan, np.float32)
         scores = np.full((len(instances), num_keypoints), np.nan, np.float32)
-        crops: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         stream = pipeline.eval_stream(instances, self.split, **self._stream_settings)
-        bar = progress_bar(desc=f"evaluate {self.dataset}", unit=" crops", total=len(instances), show=progress)
+        bar = progress_bar(
+            desc=f"evaluate {self.dataset}", unit=" crops", total=len(instances),
+            show=progress and jax.process_index() == 0,
+        )  # fmt: skip
         in_flight: list[Any] = []
 
         def collect(done: dict[str, jax.Array]) -> None:
@@ -203,16 +217,9 @@ class Evaluator:
             scores[host["instance"][valid]] = host["scores"][valid]
             bar.update(int(valid.sum()))
 
-        with bar:
+        with bar, contextlib.closing(stream):
             for batch in stream:
-                if keep_crops:
-                    crops.update(
-                        (int(row), (image, matrix))
-                        for row, image, matrix, valid in zip(
-                            batch["instance"], batch["image"], batch["crop_to_image"], batch["valid"], strict=True
-                        )
-                        if valid
-                    )
+                between_batches()
                 on_device = sharding.global_batch(batch, self._mesh)
                 points, values = self._predict(variables, on_device["image"], on_device["crop_to_image"])
                 in_flight.append(
@@ -222,7 +229,7 @@ class Evaluator:
                     collect(in_flight.pop(0))
             for done in in_flight:
                 collect(done)
-        return keypoints, scores, crops
+        return keypoints, scores
 
     def _identity(self, instances: Instances) -> dict[str, np.ndarray]:
         """What predictions say of their boxes."""

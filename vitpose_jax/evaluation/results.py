@@ -12,12 +12,12 @@ This file holds all of it but the metrics and their table, which are in `coco` a
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vitpose_jax import paths
 from vitpose_jax.evaluation.suppression import oks_nms, soft_oks_nms
 
 SUPPRESSIONS = ("oks", "soft_oks", "none")
@@ -218,7 +218,4 @@ def flat_keypoints(keypoints: np.ndarray) -> list[list[float]]:
 
 def write_results(path: str | os.PathLike, results: Sequence[Mapping[str, Any]]) -> None:
     """Write results as JSON, the file that the COCO evaluation server takes; an interrupted write leaves no file."""
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(results))
-    partial.replace(path)
+    paths.write(path, json.dumps(results))

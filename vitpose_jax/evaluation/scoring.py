@@ -10,11 +10,11 @@ from 0, and score.
 """
 
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from vitpose_jax.data.datasets import Split
 from vitpose_jax.evaluation import pck
@@ -85,7 +85,7 @@ def _mpii(predictions: Predictions, split: Split, **_average_precision_settings:
     return Evaluation(pck.pckh_metrics(predictions.keypoints[rows], truth), _paired_results(predictions, rows))
 
 
-def _mpii_file(split: Split) -> pathlib.Path:
+def _mpii_file(split: Split) -> epath.Path:
     files = [path for path in split.other_files if path.name == MPII_FILE]
     if not files:
         raise ValueError(

@@ -7,25 +7,27 @@ Orbax writes a step beside its place and renames it, so that an interrupted save
 """
 
 import dataclasses
+import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from vitpose_jax import interrupt, trees
+from vitpose_jax import interrupt, paths, trees
 from vitpose_jax.data.files import folder_written_beside
-from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet, keypoint_set
 from vitpose_jax.models.vitpose import ViTPose, vitpose
+from vitpose_jax.training import processes
 from vitpose_jax.training import state as train_state
+from vitpose_jax.training.model_file import ModelFile
 
 FOLDER = "checkpoints"
-FORMAT = 1  # of the model file
 
 
 class Checkpoints:
@@ -42,26 +44,33 @@ class Checkpoints:
     def __init__(self, workdir: str | os.PathLike, model_file: "ModelFile", *, keep_last: int, best_metric: str | None):
         if keep_last < 1:
             raise ValueError(f"keep_last must be at least 1, not {keep_last}")
-        self.folder = epath.Path(workdir).resolve() / FOLDER
+        self.folder = paths.path(workdir).resolve() / FOLDER
         self._model_file = model_file
         self._best_metric = best_metric
+        self._keep_last = keep_last
         self._manager = _manager(self.folder, keep_last=keep_last)
+        seen = multihost_utils.process_allgather(np.array([self.folder.exists(), self.latest_step or -1]))
+        if (seen != seen.reshape(-1, 2)[0]).any():
+            raise ValueError(
+                f"the processes of this run see different folders as {self.folder}: it needs to be one that all hosts "
+                "share, such as a bucket (gs://…) or a network file system"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not processes.lost_another(error):  # else this would wait for a process that is gone
+            self.close()
 
     @property
     def latest_step(self) -> int | None:
         """Newest saved step; None when there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: train_state.TrainState, metrics: Mapping[str, float] | None = None) -> None:
-        """Saves a train state; returns as soon as its arrays are copied. A step saved already is left as it is.
-
-        Args:
-            state: what to save.
-            metrics: the evaluation's result at this step, if there was one.
-        """
+    def save(self, state: train_state.TrainState) -> None:
+        """Saves a train state; returns as soon as its arrays are copied. A step saved already is left as it is."""
         step = int(state.step)
-        if metrics and (self._best_metric is None or self._best_metric not in metrics):
-            raise ValueError(f"the best checkpoint is chosen by {self._best_metric!r}, but there are {sorted(metrics)}")
         if step in self._manager.all_steps():
             return
         self._manager.save(
@@ -69,8 +78,25 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state._asdict()), model=ocp.args.JsonSave(self._model_file.as_json())
             ),
-            metrics={**metrics, _BEST_KEY: metrics[str(self._best_metric)]} if metrics else None,
         )
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the evaluation of a saved step stands beside it."""
+        return self._manager.metrics(step) is not None
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Puts an evaluation's result beside a saved step: it may be the best from now on."""
+        if self._best_metric is None or self._best_metric not in metrics:
+            raise ValueError(f"the best checkpoint is chosen by {self._best_metric!r}, but there are {sorted(metrics)}")
+        self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            content = json.dumps({**metrics, _BEST_KEY: metrics[self._best_metric]})
+            paths.write(self.folder / str(step) / "metrics" / "metrics", content)  # where Orbax keeps them
+        multihost_utils.sync_global_devices(f"metrics of step {step}")
+        self._manager.reload()
+        kept = {*sorted(self._manager.all_steps())[-self._keep_last :], self._manager.best_step()}
+        for superseded in set(self._manager.all_steps()) - kept:
+            self._manager.delete(superseded)
 
     def restore(self, target: train_state.TrainState) -> train_state.TrainState:
         """The newest train state, placed as the target says.
@@ -79,7 +105,8 @@ class Checkpoints:
             target: shapes, dtypes and shardings, from `state.abstract_state`.
 
         Raises:
-            ValueError: if a leaf's shape differs: the checkpoint belongs to another model.
+            ValueError: if a leaf's shape differs, or what the model file says of the model, its keypoints or its
+                heatmaps: the checkpoint belongs to another model.
         """
         step = self.latest_step
         saved = trees.flatten(dict(self._manager.item_metadata(step)["state"]))
@@ -96,6 +123,13 @@ class Checkpoints:
                 f"checkpoint {self.folder / str(step)} is of another model or optimizer; use another --workdir, or "
                 "init_from to start a new run from its weights:\n" + "\n".join(faults)
             )
+        model = self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.JsonRestore()))["model"]
+        differences = self._model_file.differences(ModelFile.from_json(model, self.folder / str(step)))
+        if differences:
+            raise ValueError(
+                f"checkpoint {self.folder / str(step)} fits in its shapes, but means something else: set these back, "
+                "use another --workdir, or init_from to start a new run from its weights:\n" + "\n".join(differences)
+            )
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target._asdict()))
         )
@@ -105,54 +139,6 @@ class Checkpoints:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFile:
-    """What, besides arrays, makes a model usable from its folder alone.
-
-    Attributes:
-        settings: keyword arguments of `vitpose_jax.models.vitpose.vitpose`.
-        datasets: per decoder the data set's facts: `keypoint_set` (a name), `udp`; for a keypoint set that is not a
-            published one also `keypoints`, its fields.
-        codec: how heatmaps were made and are read: `sigma` (cells), `blur_kernel` (cells).
-        trained_on: names of the data sets that the weights learned from, here or before (`DATASETS`, or "custom").
-        provenance: where converted weights come from: `source` (file name), `sha256`, `converter` (its version),
-            `layout`, `size`, `decoder`, `datasets`, `recognized_as` (a key of `convert.released.RELEASED`, or None).
-            Empty for weights that were trained here.
-    """
-
-    settings: Mapping[str, Any]
-    datasets: Mapping[str, Mapping[str, Any]]
-    codec: Mapping[str, Any]
-    trained_on: Sequence[str] = ()
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def keypoint_set(self, dataset: str) -> KeypointSet:
-        """What a data set's decoder predicts.
-
-        Raises:
-            ValueError: the model has no such decoder, or its keypoint set is unknown.
-        """
-        if dataset not in self.datasets:
-            raise ValueError(f"this model has no decoder for {dataset!r}, only for {sorted(self.datasets)}")
-        name, own = self.datasets[dataset]["keypoint_set"], self.datasets[dataset].get("keypoints")
-        if own is not None:
-            return keypoint_set(name, own)
-        if name not in KEYPOINT_SETS:
-            raise ValueError(f"the checkpoint names the keypoint set {name!r}; known are {sorted(KEYPOINT_SETS)}")
-        return KEYPOINT_SETS[name]
-
-    def as_json(self) -> dict:
-        """Plain dictionaries, lists, strings and numbers."""
-        return {
-            "format": FORMAT,
-            "settings": _plain(self.settings),
-            "datasets": _plain(self.datasets),
-            "codec": _plain(self.codec),
-            "trained_on": _plain(self.trained_on),
-            "provenance": _plain(self.provenance),
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +178,7 @@ def load_model(path: str | os.PathLike) -> LoadedModel:
                 model=ocp.args.JsonRestore(),
             ),
         )  # fmt: skip
-    file = _model_file(restored["model"], folder / str(step))
+    file = ModelFile.from_json(restored["model"], folder / str(step))
     found = {name: value for name, value in metrics.items() if name != _BEST_KEY}
     variables = {"params": restored["state"]["params"], "batch_stats": restored["state"]["batch_stats"]}
     return LoadedModel(vitpose(**file.settings), file, variables, str(folder / str(step)), step, found)
@@ -204,7 +190,7 @@ def load_model_file(path: str | os.PathLike) -> ModelFile:
     with _manager(folder, keep_last=None) as manager:
         step = _chosen(manager, step)
         restored = manager.restore(step, args=ocp.args.Composite(model=ocp.args.JsonRestore()))
-    return _model_file(restored["model"], folder / str(step))
+    return ModelFile.from_json(restored["model"], folder / str(step))
 
 
 def save_model(folder: str | os.PathLike, variables: Mapping[str, Any], model_file: ModelFile) -> None:
@@ -243,9 +229,9 @@ def is_checkpoint(path: str | os.PathLike) -> bool:
     return True
 
 
-def run_folder(step_path: str) -> pathlib.Path:
+def run_folder(step_path: str) -> epath.Path:
     """The folder of the run that a step's folder belongs to."""
-    steps = pathlib.Path(step_path).parent
+    steps = paths.path(step_path).parent
     return steps.parent if steps.name == FOLDER else steps
 
 
@@ -257,19 +243,26 @@ _BEST_KEY = "best_metric"
 def _manager(folder: epath.Path, *, keep_last: int | None) -> ocp.CheckpointManager:
     """Opens a folder of steps: for writing, or (keep_last None) for reading any part of a state."""
     if keep_last is None:
-        return ocp.CheckpointManager(
+        return _Manager(
             folder,
             options=ocp.CheckpointManagerOptions(read_only=True, create=False, best_fn=_best),
             item_handlers={"state": ocp.PyTreeCheckpointHandler(), "model": ocp.JsonCheckpointHandler()},
         )
     best = preservation_policy.BestN(get_metric_fn=_best, n=1, keep_checkpoints_without_metrics=False)
     policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(keep_last), best])
-    return ocp.CheckpointManager(
+    return _Manager(
         folder,
         # Orbax stores metrics only where it is told how to compare them.
         options=ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_best),
         item_handlers={"state": ocp.StandardCheckpointHandler(), "model": ocp.JsonCheckpointHandler()},
     )
+
+
+class _Manager(ocp.CheckpointManager):
+    """Leaves it to `processes.Stop` to ask JAX for the moment to stop: both would disturb each other's count."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 _FRUGAL_FILE_BYTES = 1 << 26
@@ -292,7 +285,7 @@ def _best(metrics: Mapping[str, float]) -> float:
 
 def _find(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
     """The folder of steps that a path means, and the step if it names one."""
-    folder = epath.Path(path).resolve()
+    folder = paths.path(path).resolve()
     if not folder.exists():
         raise ValueError(f"no checkpoint: {folder} does not exist")
     if folder.name.isdigit() and (folder / "model").exists():
@@ -312,19 +305,3 @@ def _chosen(manager: ocp.CheckpointManager, step: int | None) -> int:
     steps = sorted(manager.all_steps())
     marks = {s: metrics[_BEST_KEY] for s in steps if (metrics := manager.metrics(s))}
     return max(marks, key=lambda s: (marks[s], s)) if marks else steps[-1]
-
-
-def _model_file(fields: Mapping[str, Any], path: epath.Path) -> ModelFile:
-    if fields.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {fields.get('format')}, this version reads {FORMAT}")
-    return ModelFile(
-        **{field.name: fields[field.name] for field in dataclasses.fields(ModelFile) if field.name in fields}
-    )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

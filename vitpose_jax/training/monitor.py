@@ -25,13 +25,11 @@ class Monitor:
         self._window: list[dict[str, float]] = []
         self._window_start, self._waited = time.perf_counter(), 0.0
 
-    def next_batch(self, stream: Iterator, step: int) -> dict[str, np.ndarray]:
-        """Takes a batch and notes how long that took. A batch without any labelled keypoint is refused."""
+    def next_batch(self, stream: Iterator) -> dict[str, np.ndarray]:
+        """Takes a batch and notes how long that took."""
         begin = time.perf_counter()
         batch = next(stream)
         self._waited += time.perf_counter() - begin
-        if not (batch["keypoints"][..., 2] > 0).any():
-            raise ValueError(f"the batch of step {step} has no labelled keypoint: the training data is broken")
         return batch
 
     def add(self, step: int, metrics: dict[str, jax.Array], progress: tqdm) -> None:
@@ -63,6 +61,8 @@ class Monitor:
                 f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}; nothing was saved from "
                 f"here, {good}. Lower the learning rate, or look at the batch of this step"
             )
+        if values["loss"] == 0:  # exactly: nothing counted, in any process
+            raise ValueError(f"the batch of step {step - 1} has no labelled keypoint: the training data is broken")
         progress.update()
         self._window.append(values)
         if step % self._log_every:

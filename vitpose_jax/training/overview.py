@@ -77,4 +77,7 @@ def print_overview(
 
 
 def _readable(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= scale / 10:
+            return f"{size / scale:.2f} {unit}"
+    return f"{size / 2**10:.2f} KiB"

@@ -160,7 +160,16 @@ def place(params: Any, mesh: Mesh) -> Any:
     """Puts parameters or batch statistics of the host onto the devices that the tables say; see `check_sizes`."""
     check_sizes(params, mesh)
     specs = param_specs(params)
-    return trees.map_with_path(lambda path, leaf: jax.device_put(leaf, NamedSharding(mesh, specs[path])), params)
+    return trees.map_with_path(lambda path, leaf: put(leaf, NamedSharding(mesh, specs[path])), params)
+
+
+def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Puts an array that every process has in full onto the devices; each process sends what its own devices hold.
+
+    (`jax.device_put` would first gather the array of every process, to compare them.)
+    """
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def as_parameters(tree: Any) -> Any:
@@ -264,11 +273,34 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, name: str, accumulate: int 
         raise ValueError(f"{name} must be a positive multiple of {product}, not {batch_size}; the nearest: {near}")
 
 
+def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a global batch this process's devices hold, ascending: the rows that it has to make.
+
+    Processes whose devices differ only along the tensor axis hold the same rows, and each of them makes them.
+
+    Raises:
+        ValueError: processes hold overlapping, but different rows.
+    """
+    rows_of: dict[int, set[int]] = {}
+    device: jax.Device
+    for device, index in NamedSharding(mesh, BATCH_SPEC).devices_indices_map((batch_size,)).items():
+        rows_of.setdefault(device.process_index, set()).update(range(batch_size)[index[0]])
+    own = rows_of[jax.process_index()]
+    for process, rows in rows_of.items():
+        if rows != own and rows & own:
+            raise ValueError(
+                f"mesh {dict(mesh.shape)} gives processes {jax.process_index()} and {process} overlapping rows of a "
+                "batch, but not the same; choose mesh.tensor as a divisor or a multiple of the devices of a process, "
+                f"which are {jax.local_device_count()}"
+            )
+    return np.array(sorted(own))
+
+
 def global_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's rows of a batch, as its part of global arrays split over data and fsdp.
 
     Args:
-        batch: dictionary of numpy arrays [rows of this process, …].
+        batch: dictionary of numpy arrays [R, …], of the rows that `process_rows` names.
         mesh: from `make_mesh`.
 
     Returns:

@@ -56,7 +56,8 @@ def init_state(
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh))
     if variables is None:
         return jax.jit(lambda key: _fresh(model, tx, key), out_shardings=places)(key)
-    placed = jax.device_put((variables["params"], variables["batch_stats"]), (places.params, places.batch_stats))
+    given = (variables["params"], variables["batch_stats"])
+    placed = jax.tree.map(sharding.put, given, (places.params, places.batch_stats))
     return jax.jit(
         lambda params, stats: TrainState(jnp.int32(0), params, stats, tx.init(params)), out_shardings=places
     )(*placed)
