@@ -22,12 +22,14 @@ from ml_collections import config_flags
 from configs import command_line, common
 from vitpose_jax import draw, paths
 from vitpose_jax.data import datasets
+from vitpose_jax.data.truncate import PARTS
 from vitpose_jax.evaluation import published
 from vitpose_jax.evaluation.leaks import leaks
 from vitpose_jax.evaluation.predict import Evaluator
 from vitpose_jax.evaluation.results import write_results
 from vitpose_jax.evaluation.scoring import HEADLINE
 from vitpose_jax.evaluation.table import print_metrics
+from vitpose_jax.evaluation.truncation import check_truncation
 from vitpose_jax.training import checkpoint, processes, sharding
 from vitpose_jax.training.model_file import ModelFile
 
@@ -38,6 +40,7 @@ def evaluate(
     workdir: str | os.PathLike | None = None,
     *,
     mean_pose: bool = False,
+    truncate: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint and writes what came out.
 
@@ -46,6 +49,7 @@ def evaluate(
         checkpoint_path: see `vitpose_jax.training.checkpoint.load_model`.
         workdir: where to write; None for the checkpoint's run.
         mean_pose: also evaluate predicting the mean pose, as "<data set> (mean pose)".
+        truncate: also evaluate on half of each annotated box, as "<data set> (upper 50 %)" and so on.
 
     Returns:
         Data set to metric to value.
@@ -73,6 +77,8 @@ def evaluate(
             loaded.model, split, mesh=mesh, blur_kernel=loaded.file.codec["blur_kernel"],
             **common.evaluator_settings(config, name),
         )  # fmt: skip
+        if truncate:
+            check_truncation(split, common.evaluator_settings(config, name)["boxes"])
         if mean_pose:
             train_splits[name] = datasets.open_split(section.dir, section.train_split or section.eval_split)
 
@@ -96,6 +102,9 @@ def evaluate(
         if writes:
             write_results(folder / f"results_{name}.json", evaluation.results)
             draw.save_image(folder / f"predictions_{name}.jpg", picture)
+        if truncate:
+            for part in PARTS:
+                found[f"{name} ({part} 50 %)"] = evaluator.truncated(variables, part).metrics
         if mean_pose:
             found[f"{name} (mean pose)"] = evaluator.mean_pose(train_splits[name]).metrics
         if writes:
@@ -138,8 +147,9 @@ def main(argv: list[str]) -> None:
     try:
         with processes.joined(**command_line.processes(), saves_on_sigterm=False):
             evaluate(
-                flags.FLAGS.config, str(flags.FLAGS.checkpoint), flags.FLAGS.workdir, mean_pose=flags.FLAGS.mean_pose
-            )
+                flags.FLAGS.config, str(flags.FLAGS.checkpoint), flags.FLAGS.workdir, mean_pose=flags.FLAGS.mean_pose,
+                truncate=flags.FLAGS.truncate,
+            )  # fmt: skip
     except KeyboardInterrupt:
         print("eval.py: interrupted; what was evaluated before is written")
         raise SystemExit(130) from None
@@ -153,5 +163,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Where to write; the checkpoint's run when not given.")
     flags.DEFINE_bool("mean_pose", False, "Also score predicting the training set's mean pose in every box.")
     command_line.define_processes()
+    flags.DEFINE_bool(
+        "truncate", False, "Also score upper, lower, left and right half, and a random half, of each box."
+    )
     flags.mark_flags_as_required(["config", "checkpoint"])
     app.run(main, flags_parser=command_line.parse)

@@ -5,6 +5,7 @@
 Started again with the same workdir, a run goes on from its last checkpoint, bit for bit as if it had never stopped.
 Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often save, evaluate, draw.
 Every process of a run on several hosts is this command; docs/launching.md says how they are started.
+A run that has gone to its end leaves `finished.json`.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.progress import progress_bar
-from vitpose_jax.training import checkpoint, optimizer, processes, sharding, tasks, transfer
+from vitpose_jax.training import checkpoint, freezing, optimizer, processes, sharding, tasks, transfer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
 from vitpose_jax.training.model_file import ModelFile
@@ -85,7 +86,8 @@ def train(
     init_key, step_key = jax.random.split(key)
     schedule = optimizer.make_schedule(**config.schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     udp = {name: source.split.dataset.udp for name, source in sources.items()}
-    loss = tasks.pose_loss(model, udp=udp, sigma=config.codec.sigma)
+    learner = freezing.model_in_training(model, config.optimizer.freeze)
+    loss = tasks.pose_loss(learner, udp=udp, sigma=config.codec.sigma)
     program = make_program(
         model, loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh, accumulate=accumulate
     )
@@ -145,7 +147,7 @@ def train(
     progress = progress_bar(
         desc=config.name, unit=" steps", total=total_steps, initial=start, show=jax.process_index() == 0
     )
-    with checkpoints, contextlib.closing(log), contextlib.closing(stream), processes.Stop() as stop, progress:
+    with processes.Stop() as stop, checkpoints, contextlib.closing(log), contextlib.closing(stream), progress:
         if is_evaluated(start) and not checkpoints.evaluated(start):  # the run was stopped before that was done
             latest_metrics = evaluate(evaluators, state, workdir, checkpoints, log, stop)
         for step in range(start, total_steps):
@@ -162,6 +164,10 @@ def train(
                 if is_evaluated(done):
                     latest_metrics = evaluate(evaluators, state, workdir, checkpoints, log, stop)
                 monitor.restart_clock()
+    if jax.process_index() == 0:
+        paths.write(
+            paths.path(workdir) / "finished.json", json.dumps({"step": total_steps, "epochs": config.train.epochs})
+        )
     print(f"checkpoints: {checkpoints.folder}\nscalars: {log.path}")
     return latest_metrics
 
@@ -187,6 +193,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         known = {**known, **checkpoint.load_model_file(config.init_from.path).settings}
         if not config.model.experts:
             known = {**known, "part_features": None}  # a plain model; transfer.init_from says what to do
+        if config.model.attention == "full":
+            known = {**known, "window_size": None, "full_every": 0}
     with config.unlocked():
         config.model.update({name: known[name] for name, value in config.model.items() if value is None})
         for name, count in config.model.num_keypoints.items():

@@ -36,6 +36,11 @@ def get_config() -> ConfigDict:
     config.model.num_keypoints = ConfigDict({"coco": 17})
     config.model.experts = ()  # data sets with an expert in each block, in their order (ViTPose++)
     config.model.part_features = config_dict.placeholder(int)  # outputs of an expert
+    # "full"; or within windows: "window", "shift", "pool", "shift_pool" (ViTPose Table 5)
+    config.model.attention = "full"
+    config.model.window_size = config_dict.placeholder(tuple)  # (rows, cols) in tokens, divides the grid of patches
+    config.model.full_every = 0  # n: of every n blocks with windows the last attends to all tokens
+    config.model.relative_positions = config_dict.placeholder(str)  # "full", "decomposed"
     config.model.layer_norm_eps = 1e-6
     config.model.drop_path = 0.0
     config.model.remat = "none"  # "none", "dots", "full": less memory, more arithmetic
@@ -69,6 +74,7 @@ def get_config() -> ConfigDict:
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
     config.optimizer.clip_norm = 1.0
+    config.optimizer.freeze = ()  # "mhsa", "ffn", "encoder", or regular expressions over paths: what is not trained
 
     # vitpose_jax.training.optimizer.make_schedule
     config.schedule = ConfigDict()
@@ -117,6 +123,7 @@ def _augment() -> ConfigDict:
     augment.center_jitter_prob = config_dict.placeholder(float)  # 0.3
     augment.center_jitter = 0.4  # of the box: up to 20 % either way
     augment.jitter_each_epoch = False  # the original draws it once per run
+    augment.truncate = 0.0  # probability that the picture ends within the body; the original has no such crops
     return augment
 
 

@@ -12,7 +12,8 @@ LADDER = (
     ("codec", "models", "data"),
     ("training", "convert"),
     ("evaluation",),
-    ("benchmark", "plan"),
+    ("inference",),
+    ("benchmark", "plan", "sweep"),
 )
 
 
@@ -61,8 +62,7 @@ def test_data_and_geometry_never_import_jax():
             assert not heavy, f"{name} imports {heavy}"
 
 
-def test_only_scripts_see_a_config():
+def test_only_scripts_and_commands_see_a_config():
     for name, path in modules():
-        if name == "plan.__main__":  # takes the experiments of configs/, as the scripts do
-            continue
-        assert not any(module.startswith("ml_collections") for module in imported(path)), name
+        if not name.endswith("__main__"):
+            assert not any(module.startswith("ml_collections") for module in imported(path)), name

@@ -14,6 +14,7 @@ from vitpose_jax.keypoints import KeypointSet
 OUTLINE = (16, 18, 24)  # under every line and dot, so that colours read on bright and dark photographs alike
 PAPER, INK, FAINT_INK = (250, 250, 248), (32, 36, 44), (120, 126, 138)  # of a comparison picture
 SCORE_THRESHOLD = 0.3
+_LEAST_RADIUS_PX, _RING_RADIUS_PX = 0.7, 2.2  # of a dot; of the smallest that has a ring of its own
 _SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel with them
 _FAR_PX = 1 << 15  # points are pulled in to here; cv2's fixed-point coordinates overflow beyond
 
@@ -84,6 +85,32 @@ def draw_pose(
     return canvas
 
 
+def draw_numbers(image: np.ndarray, bboxes_xywh: Sequence[np.ndarray], numbers: Sequence[int]) -> np.ndarray:
+    """Write a number at the upper left corner of each box, white on a dark plate.
+
+    Args:
+        image: uint8 [H, W, 3], RGB. Stays as it is.
+        bboxes_xywh: float [4] each, pixels of `image`.
+        numbers: one for each box.
+
+    Returns:
+        uint8 [H, W, 3], a copy.
+    """
+    canvas = image.copy()
+    for (x, y, width, height), number in zip(bboxes_xywh, numbers, strict=True):
+        capital_px = int(np.clip(np.sqrt(width * height) / 14, 9, 28))
+        plate_height, plate_width = 2 * capital_px, round(capital_px * (0.8 + 0.85 * len(str(number))))
+        left = int(np.clip(x, 0, max(0, canvas.shape[1] - plate_width)))
+        top = int(np.clip(y, 0, max(0, canvas.shape[0] - plate_height)))
+        plate = canvas[top : top + plate_height, left : left + plate_width]
+        plate[:] = OUTLINE
+        _write(
+            plate, str(number), left=round(0.4 * capital_px), baseline=round(1.5 * capital_px), capital_px=capital_px,
+            color=PAPER,
+        )  # fmt: skip
+    return canvas
+
+
 def _thickness(points: np.ndarray) -> int:
     """Line thickness in pixels that suits a person with keypoints [n, 2]; a stray keypoint does not matter."""
     low, high = np.quantile(points, (0.15, 0.85), axis=0)
@@ -98,7 +125,8 @@ def _draw_person(
     shown = np.flatnonzero(drawn)
     distances = np.linalg.norm(points[shown, None] - points[shown], axis=2)  # [n, n]
     nearest = np.min(distances + np.diag(np.full(len(shown), np.inf)), axis=1, initial=_FAR_PX)
-    radii = np.clip(0.55 * nearest, 0.3 * thickness + 1, 0.9 * thickness + 1)
+    radii = np.clip(0.4 * nearest, _LEAST_RADIUS_PX, 0.9 * thickness + 1)
+    rims = np.minimum(max(1, thickness / 4), 0.3 * nearest)  # where dots crowd, outlines would hide what is between
     rim = max(1, round(thickness / 4))
 
     def fixed(value) -> Any:
@@ -110,18 +138,24 @@ def _draw_person(
             length = np.linalg.norm(points[start] - points[end])
             width = int(np.clip(round(length / 4), 1, thickness))
             lines.append((fixed(points[start]), fixed(points[end]), color, width))
-    dots = [(fixed(points[k]), radius, keypoint_set.colors[k]) for k, radius in zip(shown, radii, strict=True)]
+    dots = [
+        (fixed(points[k]), radius, dot_rim, keypoint_set.colors[k])
+        for k, radius, dot_rim in zip(shown, radii, rims, strict=True)
+    ]
 
     smooth = {"lineType": cv2.LINE_AA, "shift": _SUBPIXEL_BITS}
     for start, end, _, width in lines:
         cv2.line(canvas, start, end, OUTLINE, width + 2 * rim, **smooth)
-    for center, radius, _ in dots:
-        cv2.circle(canvas, center, fixed(radius + rim), OUTLINE, cv2.FILLED, **smooth)
+    for center, radius, dot_rim, _ in dots:
+        cv2.circle(canvas, center, fixed(radius + dot_rim), OUTLINE, cv2.FILLED, **smooth)
     for start, end, color, width in lines:
         cv2.line(canvas, start, end, color, width, **smooth)
-    for center, radius, color in dots:
-        cv2.circle(canvas, center, fixed(radius), OUTLINE, cv2.FILLED, **smooth)
-        cv2.circle(canvas, center, fixed(0.75 * radius), color, cv2.FILLED, **smooth)
+    for center, radius, _, color in dots:
+        if radius > _RING_RADIUS_PX:
+            cv2.circle(canvas, center, fixed(radius), OUTLINE, cv2.FILLED, **smooth)
+        cv2.circle(
+            canvas, center, fixed((0.75 if radius > _RING_RADIUS_PX else 1) * radius), color, cv2.FILLED, **smooth
+        )
 
 
 def draw_comparison(

@@ -126,21 +126,54 @@ def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return (points.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(dtype)
 
 
-def cut_crop(image: np.ndarray, image_to_crop: np.ndarray, crop_size: tuple[int, int]) -> np.ndarray:
+def cut_crop(
+    image: np.ndarray, image_to_crop: np.ndarray, crop_size: tuple[int, int], picture_ltrb: np.ndarray | None = None
+) -> np.ndarray:
     """Samples a crop from an image: bilinear, rounded to whole grey levels, black outside the image.
 
     Args:
         image: uint8 [H_img, W_img, 3].
         image_to_crop: [2, 3], may mirror.
         crop_size: (H, W).
+        picture_ltrb: int [4], the image ends at these columns and rows, see `data.truncate`; at least one pixel of it
+            is left. None: nothing is taken away.
 
     Returns:
         uint8 [H, W, 3].
 
     Source: mmpose top_down_transform.py::TopDownAffine. OpenCV 4 is pinned: version 5 samples a little differently.
     """
+    if picture_ltrb is not None:
+        left, top = np.clip(picture_ltrb[:2], 0, [image.shape[1] - 1, image.shape[0] - 1])
+        right, bottom = np.maximum(picture_ltrb[2:], [left + 1, top + 1])
+        image = image[top:bottom, left:right]
+        image_to_crop = compose(image_to_crop, np.array([[1.0, 0.0, left], [0.0, 1.0, top]]))
     height, width = crop_size
     return cv2.warpAffine(image, np.asarray(image_to_crop, np.float64), (width, height), flags=cv2.INTER_LINEAR)
+
+
+def cut_region(
+    image: np.ndarray,
+    box_cxcywh: npt.ArrayLike,
+    crop_size: tuple[int, int],
+    *,
+    udp: bool,
+    picture_ltrb: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The crop that shows a region as it is: how evaluation and inference cut.
+
+    Args:
+        image: uint8 [H_img, W_img, 3].
+        box_cxcywh: [4] region in image pixels.
+        crop_size: (H, W).
+        udp: see `crop_matrix`.
+        picture_ltrb: see `cut_crop`.
+
+    Returns:
+        (uint8 [H, W, 3], float32 [2, 3] crop_to_image).
+    """
+    image_to_crop = crop_matrix(box_cxcywh, crop_size, udp=udp)
+    return cut_crop(image, image_to_crop, crop_size, picture_ltrb), invert(image_to_crop).astype(np.float32)
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:

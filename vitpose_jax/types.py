@@ -8,6 +8,8 @@ from typing import TypedDict
 
 import numpy as np
 
+from vitpose_jax.keypoints import KeypointSet
+
 Size = tuple[int, int]  # (height, width)
 
 
@@ -55,12 +57,15 @@ class EvalBatch(TypedDict):
     valid: np.ndarray  # bool [B]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pose:
-    """The keypoints of one instance, in image pixels."""
+    """One instance's keypoints, in image pixels: what inference returns."""
 
     keypoints: np.ndarray  # float32 [K, 2]: x, y
-    scores: np.ndarray  # float32 [K]: height of the (flip-averaged) heatmap's peak
-    bbox_xywh: np.ndarray  # float32 [4]
-    keypoint_set: str  # a name in vitpose_jax.keypoints.KEYPOINT_SETS
-    bbox_score: float = 1.0
+    scores: np.ndarray  # float32 [K]: height of the (flip-averaged) heatmap's peak, about 0 to 1
+    bbox_xywh: np.ndarray  # float32 [4]: the box that was given
+    bbox_score: float  # the detector's confidence; 1 for a box that no detector gave
+    score: float  # of the instance: mean of its sure keypoints' scores, times bbox_score
+    keypoint_set: KeypointSet  # what the K keypoints are
+    category_id: int = 1  # as the source of the boxes numbers categories
+    track_id: int | None = None  # in a video: the same number is the same individual

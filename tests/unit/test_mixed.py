@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import train as train_script
 from vitpose_jax import trees
 from vitpose_jax.models import batch_norm, vitpose
 from vitpose_jax.models.own import own_product, own_vector
-from vitpose_jax.training import state, tasks
+from vitpose_jax.training import monitor, state, tasks
 
 SIZE = (64, 48)
 UDP = {"coco": True, "hands": False, "paws": False}
@@ -149,4 +148,4 @@ def test_batch_statistics_by_group():
 def test_logged_means_leave_out_what_is_not_known():
     window = [{"loss": 1.0, "accuracy/a": float("nan"), "accuracy/b": float("nan")}, {"loss": 3.0, "accuracy/a": 0.5,
                "accuracy/b": float("nan")}]  # fmt: skip
-    assert train_script.average(window) == {"loss": 2.0, "accuracy/a": 0.5}
+    assert monitor.average(window) == {"loss": 2.0, "accuracy/a": 0.5}

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from vitpose_jax import trees
-from vitpose_jax.convert import rules
+from vitpose_jax.convert import export, hugging_face, rules
 from vitpose_jax.models import vitpose
-from vitpose_jax.training import optimizer, sharding, state
+from vitpose_jax.training import freezing, optimizer, sharding, state
+from vitpose_jax.training.checkpoint import ModelFile
 
 MODELS = [
     vitpose.vitpose(
@@ -22,17 +23,48 @@ MODELS = [
 PREFIXES = {"coco": "keypoint_head", "hands": "associate_keypoint_heads.0"}
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple", "plus"])
+RELATIVE = [
+    vitpose.vitpose(
+        embed_dim=32, depth=3, num_heads=4, mlp_dim=64, image_size=(64, 48), num_keypoints={},
+        relative_positions=relative,
+    )
+    for relative in ("full", "decomposed")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MODELS + RELATIVE, ids=["classic", "simple", "plus", "full", "decomposed"])
 def test_every_path_has_one_row_in_every_table(model):
     variables = state.variable_shapes(model)
     params = trees.flatten(variables["params"])
     trees.match(optimizer.LAYER_TABLE, params, name="layer")
-    trees.match(optimizer.WEIGHT_DECAY_TABLE, params, name="decay")
+    decays = trees.match(optimizer.WEIGHT_DECAY_TABLE, params, name="decay")
+    assert not any(decays[path] for path in params if "pos" in path)
+    trees.match(freezing.FREEZE_TABLE, params, name="freezing")
     for path, spec in sharding.param_specs(variables["params"]).items():
         assert len(spec) == params[path].ndim, path
     sharding.param_specs(variables["batch_stats"])
     for path in trees.flatten(variables):
-        assert rules.slices(path, (3, 6, 8, 8, 8), PREFIXES)
+        if "/rel_pos/" in path:
+            with pytest.raises(ValueError, match="the original model has no such parameter"):
+                rules.slices(path, (3, 6, 8, 8, 8), PREFIXES)
+        else:
+            assert rules.slices(path, (3, 6, 8, 8, 8), PREFIXES)
+
+
+@pytest.mark.parametrize("changes", [
+    {"relative_positions": "full"}, {"attention": "window", "window_size": (2, 3)},
+])  # fmt: skip
+def test_a_model_that_pytorch_does_not_know_is_not_converted(changes):
+    settings = {
+        "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_dim": 64, "image_size": (64, 48),
+        "num_keypoints": {"coco": 17}, **changes,
+    }  # fmt: skip
+    file = ModelFile(settings=settings, datasets={"coco": {"keypoint_set": "coco", "udp": True}}, codec={})
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape), state.variable_shapes(vitpose.vitpose(**settings)))
+    with pytest.raises(ValueError, match="no PyTorch implementation of ViTPose has windows or relative positions"):
+        export.official_tensors(variables, file)
+    with pytest.raises(ValueError, match="no PyTorch implementation of ViTPose has windows or relative positions"):
+        hugging_face.check(file, None)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=["classic", "simple", "plus"])

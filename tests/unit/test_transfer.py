@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from vitpose_jax import trees
 from vitpose_jax.keypoints import KEYPOINT_SETS, keypoint_set
-from vitpose_jax.models import vitpose
+from vitpose_jax.models import pos_embed, vitpose
 from vitpose_jax.training import checkpoint, state, transfer
 
 SETTINGS = {
@@ -50,6 +51,67 @@ def test_experts_of_other_data_sets_must_start_fresh(saved):
 def test_a_plain_model_needs_the_part_of_one_data_set(saved):
     with pytest.raises(ValueError, match="split it first"):
         start(saved[0], experts=[], part_features=None)
+
+
+@pytest.mark.parametrize("image_size, ratio", [
+    ([224, 224], 1), ([256, 256], 1), ([256, 192], 1), ([384, 288], 1), ([576, 432], 1), ([256, 192], 2),
+])  # fmt: skip
+def test_another_resolution_is_one_setting(saved, image_size, ratio):
+    """The position embedding of the checkpoint's 2x2 patches is resized; everything else is taken as it is."""
+    folder, variables = saved
+    model = vitpose.vitpose(**{**SETTINGS, "image_size": image_size, "ratio": ratio})
+    ours, report = transfer.init_from(str(folder), model, key=jax.random.key(1))
+    assert report["resized"] == ["params/backbone/pos_embed"]
+    assert not report["fresh"] and not report["unused"]
+    rows, cols = model.patch_grid
+    theirs = variables["params"]["backbone"]["pos_embed"]
+    expected = pos_embed.resize(theirs, (2, 2), (rows, cols))
+    np.testing.assert_array_equal(ours["params"]["backbone"]["pos_embed"], expected)
+    expected_size = tuple(side * 4 * ratio // 16 for side in image_size)
+    assert model.heatmap_size == expected_size and expected.shape[1] == 1 + rows * cols
+    assert jax.tree.map(np.shape, ours["params"]) == jax.tree.map(
+        lambda leaf: leaf.shape, state.variable_shapes(model)["params"]
+    )
+
+
+PLAIN = {
+    "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 16, "image_size": [64, 64], "num_keypoints": {},
+    "attention": "window", "window_size": [2, 2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("relative", ["full", "decomposed"])
+def test_relative_positions_start_fresh_or_resized(tmp_path, relative):
+    def leaves(variables):
+        return trees.flatten(variables["params"]["backbone"]["blocks"]["attn"].get("rel_pos", {}))
+
+    def save(folder, settings):
+        shapes = state.variable_shapes(vitpose.vitpose(**settings))
+        rng = np.random.default_rng(0)
+        variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f4"), shapes)
+        checkpoint.save_model(folder, variables, checkpoint.ModelFile(settings, {}, {}))
+        return variables
+
+    with_them = {**PLAIN, "relative_positions": relative}
+    save(tmp_path / "without", PLAIN)
+    ours, report = transfer.init_from(str(tmp_path / "without"), vitpose.vitpose(**with_them), key=jax.random.key(1))
+    assert {path.split("/rel_pos/")[1] for path in report["fresh"]} == set(leaves(ours))
+    assert leaves(ours) and all(not np.any(leaf) for leaf in leaves(ours).values())
+
+    theirs = save(tmp_path / "with", with_them)
+    larger = vitpose.vitpose(**{**with_them, "window_size": [4, 2]})
+    ours, report = transfer.init_from(str(tmp_path / "with"), larger, key=jax.random.key(1))
+    name = "table" if relative == "full" else "rows"
+    assert report["resized"] == [f"params/backbone/blocks/attn/rel_pos/{name}"]
+    old, new = leaves(theirs)[name], leaves(ours)[name]
+    assert (old.shape[1], new.shape[1]) == (3, 7)
+    # torch.nn.functional.interpolate(mode="linear", align_corners=False): centres of 7 cells among those of 3
+    np.testing.assert_allclose(new[:, [0, 3, 6]], old[:, [0, 1, 2]], atol=1e-6)
+    np.testing.assert_allclose(new[:, 2], old[:, 0] * 3 / 7 + old[:, 1] * 4 / 7, atol=1e-6)
+
+    deeper = vitpose.vitpose(**{**with_them, "num_heads": 4})
+    with pytest.raises(ValueError, match="rel_pos"):
+        transfer.init_from(str(tmp_path / "with"), deeper, key=jax.random.key(1))
 
 
 @pytest.mark.parametrize("sigmas", [[0.0, 0.1], [-0.1, 0.1], [float("nan"), 0.1]])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests import tolerances
-from tests.system import test_sharding
-from tests.system.test_sharding import assert_same
+from tests.system import test_eight_devices
+from tests.system.test_eight_devices import assert_same
 from vitpose_jax import trees
 from vitpose_jax.training import sharding
 
@@ -17,10 +17,10 @@ from vitpose_jax.training import sharding
 def updated(kind, accumulate=1, **changes):
     """One update on one device, of a model with experts ("plus") or with batch norm ("classic")."""
     changes = {"drop_path": 0.0, **changes}
-    model = test_sharding.model_of("plus", **changes) if kind == "plus" else test_sharding.model_of(
+    model = test_eight_devices.model_of("plus", **changes) if kind == "plus" else test_eight_devices.model_of(
         "dense", decoder="classic", **changes
     )  # fmt: skip
-    return test_sharding.updated(model, sharding.make_mesh(), accumulate)
+    return test_eight_devices.updated(model, sharding.make_mesh(), accumulate)
 
 
 def test_a_batch_in_parts_gives_the_update_of_the_whole():

@@ -28,7 +28,12 @@ def write_pth(path: pathlib.Path, variables: Mapping, file: ModelFile) -> None:
 
 
 def official_tensors(variables: Mapping, file: ModelFile) -> dict[str, np.ndarray]:
-    """{official key: array} in the order of the original, batch norm's step counters included."""
+    """{official key: array} in the order of the original, batch norm's step counters included.
+
+    Raises:
+        ValueError: the original cannot be this model.
+    """
+    check_attention(file.settings)
     prefixes = rules.decoder_prefixes(decoder_order(file))
     tensors = rules.to_torch(variables, decoder_prefixes=prefixes)
     counted = file.provenance.get("counters", {})
@@ -36,6 +41,21 @@ def official_tensors(variables: Mapping, file: ModelFile) -> dict[str, np.ndarra
         if name.replace("num_batches_tracked", "running_mean") in tensors:
             tensors[name] = np.array(counted.get(key, 0), np.int64)
     return {name: tensors[name] for name in sorted(tensors, key=_official_place)}
+
+
+def check_attention(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError unless every token attends to all, as it does in every PyTorch implementation of ViTPose.
+
+    Args:
+        settings: of a model file.
+    """
+    attention, relative = settings.get("attention", "full"), settings.get("relative_positions")
+    if attention != "full" or relative is not None:
+        raise ValueError(
+            f"this model has attention {attention!r} and relative_positions {relative!r}: no PyTorch implementation of "
+            "ViTPose has windows or relative positions, and with full attention its weights would predict something "
+            "else; only a model with attention 'full' and relative_positions None can be written for PyTorch"
+        )
 
 
 def decoder_order(file: ModelFile) -> tuple[str, ...]:

@@ -37,7 +37,8 @@ class TorchTensor(NamedTuple):
 _VECTOR, _LINEAR, _CONV, _DECONV = (0,), (1, 0), (2, 3, 1, 0), (2, 3, 0, 1)
 
 # Layer i of a decoder's deconvolutions is (deconvolution, batch norm, ReLU): entries 3i and 3i+1 of a torch Sequential.
-TORCH_TENSORS: tuple[tuple[str, TorchTensor], ...] = (
+# None: the original has nothing of the kind.
+TORCH_TENSORS: tuple[tuple[str, TorchTensor | None], ...] = (
     ("params/backbone/pos_embed", TorchTensor("backbone.pos_embed", (0, 1, 2))),
     ("params/backbone/patch_embed/kernel", TorchTensor("backbone.patch_embed.proj.weight", _CONV)),
     ("params/backbone/patch_embed/bias", TorchTensor("backbone.patch_embed.proj.bias", _VECTOR)),
@@ -50,6 +51,7 @@ TORCH_TENSORS: tuple[tuple[str, TorchTensor], ...] = (
         TorchTensor("backbone.blocks.{layer}.attn.proj.weight", _LINEAR, (2, 1)),
     ),
     ("params/backbone/blocks/attn/proj/bias", TorchTensor("backbone.blocks.{layer}.attn.proj.bias", _VECTOR)),
+    ("params/backbone/blocks/attn/rel_pos/(table|rows|cols)", None),
     ("params/backbone/blocks/norm2/scale", TorchTensor("backbone.blocks.{layer}.norm2.weight", _VECTOR)),
     ("params/backbone/blocks/norm2/bias", TorchTensor("backbone.blocks.{layer}.norm2.bias", _VECTOR)),
     ("params/backbone/blocks/mlp/fc1/kernel", TorchTensor("backbone.blocks.{layer}.mlp.fc1.weight", _LINEAR)),
@@ -136,9 +138,12 @@ def slices(path: str, shape: tuple[int, ...], decoder_prefixes: Mapping[str, str
         decoder_prefixes: data-set name to the prefix of its decoder's keys, such as {"coco": "keypoint_head"}.
 
     Raises:
-        ValueError: if the table has no row for the path, or no prefix is known for its data set.
+        ValueError: if the table has no row for the path, the original nothing of the kind, or no prefix is known for
+            its data set.
     """
     tensor = trees.match(TORCH_TENSORS, [path], name="torch tensor")[path]
+    if tensor is None:
+        raise ValueError(f"{path}: the original model has no such parameter")
     dataset = path.split("/")[2] if "/decoders/" in path else ""
     if dataset and dataset not in decoder_prefixes:
         raise ValueError(

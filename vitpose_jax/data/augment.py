@@ -17,12 +17,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from vitpose_jax import geometry
+from vitpose_jax.data.truncate import PARTS, Truncated, truncate
 from vitpose_jax.keypoints import KeypointSet
 
 # Half-body views.
 _UPPER_BODY_THRESHOLD = 0.5  # the upper body is wanted if a *normal* draw is below: 69 % of the views, not half of them
 _PART_ENOUGH = 2  # a part of the body has enough keypoints if it has more than this many
 _PART_PADDING = 1.5
+
+_LEAST_SHARE, _LARGEST_SHARE = 0.3, 0.8  # of a truncated instance's box that is kept
 
 
 class Rng(Protocol):
@@ -63,6 +66,7 @@ class Augment:
         center_jitter: width of the uniform shift as a fraction of the bbox: 0.4 means up to 20 % either way.
         jitter_each_epoch: draw the shift for every view. Off, as in the original, the data pipeline gives
             `jitter_center` an rng that depends on the instance alone, and each keeps its shift for the whole run.
+        truncate: probability that the picture ends within the body (`truncated`); 0, as in the original, draws nothing.
     """
 
     flip_prob: float = 0.5
@@ -74,9 +78,10 @@ class Augment:
     center_jitter_prob: float = 0.3
     center_jitter: float = 0.4
     jitter_each_epoch: bool = False
+    truncate: float = 0.0
 
     def __post_init__(self):
-        for name in ("flip_prob", "half_body_prob", "rotation_prob", "center_jitter_prob"):
+        for name in ("flip_prob", "half_body_prob", "rotation_prob", "center_jitter_prob", "truncate"):
             self._check(name, 0, 1, "a probability in [0, 1]")
         self._check("half_body_min_keypoints", 0, math.inf, "a whole number of keypoints, 0 or more", whole=True)
         self._check("scale_factor", 0, math.nextafter(1, 0), "in [0, 1): at 1 the region could shrink to nothing")
@@ -106,6 +111,22 @@ class Augment:
         if rng.random() < self.center_jitter_prob:
             box[:2] += self.center_jitter * (rng.random(2) - 0.5) * np.asarray(bbox_xywh, np.float64)[2:]
         return box
+
+    def truncated(self, bbox_xywh: np.ndarray, rng: Rng) -> Truncated | None:
+        """Now and then a part of an instance: one of `truncate.PARTS`, 30 to 80 % of its box.
+
+        Args:
+            bbox_xywh: [4] the whole box, image pixels.
+            rng: draws one uniform number, and four more for a part; none where nothing is ever truncated.
+
+        Returns:
+            The part, None for the whole instance.
+        """
+        if self.truncate == 0 or rng.random() >= self.truncate:
+            return None
+        part = PARTS[int(rng.random() * len(PARTS))]
+        share = _LEAST_SHARE + (_LARGEST_SHARE - _LEAST_SHARE) * rng.random()
+        return truncate(bbox_xywh, part, share=share, place=tuple(rng.random(2)))
 
     def sample(
         self,

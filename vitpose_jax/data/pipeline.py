@@ -29,6 +29,7 @@ from vitpose_jax import geometry
 from vitpose_jax.data.augment import Augment, train_transform
 from vitpose_jax.data.datasets import Split
 from vitpose_jax.data.tables import Instances
+from vitpose_jax.data.truncate import is_shown
 from vitpose_jax.types import EvalCrop, Record, TrainCrop
 
 # Decoded images that an evaluation stream keeps in each of its processes. Boxes come ordered by image, and the threads
@@ -131,6 +132,7 @@ def eval_stream(
     udp: bool,
     batch_size: int,
     rows: Sequence[int] | np.ndarray | None = None,
+    pictures_ltrb: np.ndarray | None = None,
     num_workers: int = 0,
     num_threads: int = 4,
     prefetch: int = 4,
@@ -148,6 +150,7 @@ def eval_stream(
         udp: convention of the crops, see `geometry`.
         batch_size: B, of all processes together.
         rows: see `train_stream`.
+        pictures_ltrb: int64 [P, 4], what is left of each instance's picture, see `truncate.Truncated`; None: all.
         num_workers: see `train_stream`.
         num_threads: see `train_stream`.
         prefetch: see `train_stream`.
@@ -167,7 +170,8 @@ def eval_stream(
     order = np.concatenate([order, np.full(padding, -1)])
     own = order.reshape(batch_size, -1)[own_rows].ravel()
     boxes = split.dataset.regions(instances.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0])
-    crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp)
+    pictures = None if pictures_ltrb is None else pictures_ltrb[own]
+    crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp, pictures)
     return _start(grain.MapDataset.source(crops).batch(len(own_rows)), num_workers, num_threads, prefetch)
 
 
@@ -267,20 +271,25 @@ class _CutTrainCrop(grain.transforms.RandomMap):
     def random_map(self, record: Record, rng: np.random.Generator) -> TrainCrop:
         image = self.split.decode(record["jpeg"], self.split.instances.image[record["instance"]])
         image_width, keypoint_set = image.shape[1], self.split.keypoint_set
-        box = record["box_cxcywh"]
+        aspect_ratio = self.crop_size[1] / self.crop_size[0]
+        box, keypoints_img = record["box_cxcywh"], record["keypoints"]
         if self.augment.jitter_each_epoch:
             box = self.augment.jitter_center(box, record["bbox_xywh"], rng)
+        truncated = self.augment.truncated(record["bbox_xywh"], rng)
+        if truncated:
+            box = self.split.dataset.regions(truncated.bbox_xywh, aspect_ratio=aspect_ratio)
+            keypoints_img = keypoints_img * is_shown(keypoints_img[:, :2], truncated.picture_ltrb)[:, None]
         view = self.augment.sample(
             box,
-            record["keypoints"],
+            keypoints_img,
             image_width=image_width,
-            aspect_ratio=self.crop_size[1] / self.crop_size[0],
+            aspect_ratio=aspect_ratio,
             keypoint_set=keypoint_set,
             rng=rng,
         )
         image_to_crop, keypoints = train_transform(
             view,
-            record["keypoints"],
+            keypoints_img,
             image_width=image_width,
             crop_size=self.crop_size,
             flip_index=keypoint_set.flip_index,
@@ -289,7 +298,7 @@ class _CutTrainCrop(grain.transforms.RandomMap):
         padded = np.zeros((self.num_keypoints, 3), np.float32)
         padded[: len(keypoints)] = keypoints
         return TrainCrop(
-            image=geometry.cut_crop(image, image_to_crop, self.crop_size),
+            image=geometry.cut_crop(image, image_to_crop, self.crop_size, truncated and truncated.picture_ltrb),
             keypoints=padded,
             dataset=np.int32(self.index),
         )
@@ -305,6 +314,7 @@ class _EvalCrops:
     boxes: np.ndarray
     crop_size: tuple[int, int]
     udp: bool
+    pictures: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -317,10 +327,12 @@ class _EvalCrops:
                 instance=np.int32(0),
                 valid=np.bool_(False),
             )
-        image_to_crop = geometry.crop_matrix(self.boxes[index], self.crop_size, udp=self.udp)
+        image, box = self._pixels(int(self.images[index])), self.boxes[index]
+        picture_ltrb = None if self.pictures is None else self.pictures[index]
+        crop, crop_to_image = geometry.cut_region(image, box, self.crop_size, udp=self.udp, picture_ltrb=picture_ltrb)
         return EvalCrop(
-            image=geometry.cut_crop(self._pixels(int(self.images[index])), image_to_crop, self.crop_size),
-            crop_to_image=geometry.invert(image_to_crop).astype(np.float32),
+            image=crop,
+            crop_to_image=crop_to_image,
             instance=np.int32(self.rows[index]),
             valid=np.bool_(True),
         )

@@ -17,6 +17,7 @@ from vitpose_jax.data.tables import Instances
 from vitpose_jax.evaluation import baseline
 from vitpose_jax.evaluation.results import SUPPRESSIONS, Evaluation, Predictions
 from vitpose_jax.evaluation.scoring import HEADLINE, METRICS, check_boxes, check_files
+from vitpose_jax.evaluation.truncation import check_truncation, truncated_split
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import sharding
@@ -113,7 +114,7 @@ class Evaluator:
         check_decoder(model, split, dataset)
         check_boxes(split.dataset.metric, boxes)
         check_files(split)
-        self.split, self.dataset, self.model = split, dataset, model
+        self.split, self.dataset, self.model, self._boxes = split, dataset, model, boxes
         self.keypoint_set = split.keypoint_set
         self.instances = (
             split.instances
@@ -153,6 +154,23 @@ class Evaluator:
         """
         keypoints, scores = self._run(variables, self.instances, progress=progress, between_batches=between_batches)
         return self._score(Predictions(keypoints=keypoints, scores=scores, **self._identity(self.instances)))
+
+    def truncated(self, variables: Mapping, part: str, *, progress: bool = True) -> Evaluation:
+        """Predicts and scores half of every annotated box, see `truncation`.
+
+        Args:
+            variables: {"params", "batch_stats"}.
+            part: one of `data.truncate.PARTS`.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: for another part, or where there is no average precision of annotated boxes.
+        """
+        check_truncation(self.split, self._boxes)
+        with truncated_split(self.split, part) as (split, pictures_ltrb):
+            keypoints, scores = self._run(variables, split.instances, progress=progress, pictures_ltrb=pictures_ltrb)
+            predictions = Predictions(keypoints=keypoints, scores=scores, **self._identity(split.instances))
+            return METRICS[split.dataset.metric](predictions, split, **self._scoring)
 
     def mean_pose(self, train_split: Split) -> Evaluation:
         """What predicting the training set's mean pose in every box scores: the zero of this evaluation."""
@@ -198,12 +216,13 @@ class Evaluator:
         *,
         progress: bool,
         between_batches: Callable[[], None] = lambda: None,
+        pictures_ltrb: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Keypoints [P, K, 2] and scores [P, K] by row of `instances`."""
         num_keypoints = len(self.keypoint_set)
         keypoints = np.full((len(instances), num_keypoints, 2), np.nan, np.float32)
         scores = np.full((len(instances), num_keypoints), np.nan, np.float32)
-        stream = pipeline.eval_stream(instances, self.split, **self._stream_settings)
+        stream = pipeline.eval_stream(instances, self.split, pictures_ltrb=pictures_ltrb, **self._stream_settings)
         bar = progress_bar(
             desc=f"evaluate {self.dataset}", unit=" crops", total=len(instances),
             show=progress and jax.process_index() == 0,

@@ -35,6 +35,31 @@ def resize(pos_embed: np.ndarray, old_grid: Size, new_grid: Size) -> np.ndarray:
     return np.concatenate([pos_embed[:, :1], patches], axis=1)
 
 
+def resize_relative(table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Relative positions of other windows: linear along the axes of offsets, whose middle stays the middle.
+
+    Args:
+        table: float32 [depth, 2 rows - 1, 2 columns - 1, N] or [depth, 2 side - 1, d], see `windows.RelativePositions`.
+        shape: wanted; may differ along those axes only.
+
+    Returns:
+        float32 of `shape`.
+
+    Source: ViTDet (`get_rel_pos`: torch's linear interpolation, align_corners False).
+    """
+    resized = table.astype(np.float64)
+    for axis in range(1, table.ndim - 1):
+        matrix = _linear_matrix(table.shape[axis], shape[axis])
+        resized = np.moveaxis(np.tensordot(matrix, resized, axes=(1, axis)), 0, axis)
+    return resized.astype(np.float32)
+
+
+def _linear_matrix(old: int, new: int) -> np.ndarray:
+    """[new, old]: linear interpolation with half-pixel centres, clamped to the edge."""
+    source = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.maximum(0.0, 1.0 - np.abs(source[:, None] - np.arange(old)))
+
+
 def _cubic_matrix(old: int, new: int) -> np.ndarray:
     """[new, old]: one-dimensional cubic interpolation with half-pixel centres and taps clamped to the edge."""
     source = (np.arange(new) + 0.5) * old / new - 0.5

@@ -5,6 +5,7 @@ original PyTorch model is exactly one slice of one leaf here, so one table conve
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitpose_jax.models.own import own_product, own_vector
+from vitpose_jax.models.periods import scan_periods
 from vitpose_jax.models.placement import CROPS, placed
+from vitpose_jax.models.windows import RelativePositions, Windows, pattern
 from vitpose_jax.types import Size
 
 PATCH_SIZE = 16
@@ -101,27 +104,37 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens; softmax in float32."""
+    """Multi-head self-attention over all tokens, or within windows; softmax in float32."""
 
     num_heads: int
     dtype: jnp.dtype
+    windows: Windows | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Args: x [B, L, D]. Returns: [B, L, D]."""
         embed_dim = x.shape[-1]
         head_dim = embed_dim // self.num_heads
+        windows = self.windows
+        x = windows.split(x) if windows else x  # [B, W, T, D] if there are several windows; else [B, L, D], T is L
         qkv = nn.DenseGeneral((3, self.num_heads, head_dim), dtype=self.dtype, kernel_init=_weight_init, name="qkv")(
             x
-        )  # [B, L, 3, N, d]
+        )  # [B, (W,) T, 3, N, d]
         # Heads before tokens: the products below are then plain batched matrix products, four times faster on a CPU.
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # [B, N, L, d] each
-        scores = jnp.einsum("bnqd,bnkd->bnqk", q * head_dim**-0.5, k, preferred_element_type=jnp.float32)
+        q, k, v = jnp.moveaxis(qkv, (-3, -2), (0, -3))  # [B, (W,) N, T, d] each
+        if windows and windows.pool:
+            k, v = (windows.with_summaries(each) for each in (k, v))  # [B, W, N, T + W, d]
+        scores = jnp.einsum("...qd,...kd->...qk", q * head_dim**-0.5, k, preferred_element_type=jnp.float32)
+        if windows and windows.relative_positions:
+            scores = windows.add_relative(scores, RelativePositions(windows, name="rel_pos")(q))
+        if windows:
+            scores = windows.hide(scores)
         # Softmax, divided by its sum only behind the product with v, where there are d numbers a row instead of L.
-        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))  # [B, N, L, L]
-        x = jnp.einsum("bnqk,bnkd->bnqd", weights.astype(self.dtype), v, preferred_element_type=jnp.float32)
-        x = (x / weights.sum(axis=-1, keepdims=True)).astype(self.dtype).transpose(0, 2, 1, 3)  # [B, L, N, d]
-        return nn.DenseGeneral(embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=_weight_init, name="proj")(x)
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))  # [B, (W,) N, T, keys]
+        x = jnp.einsum("...qk,...kd->...qd", weights.astype(self.dtype), v, preferred_element_type=jnp.float32)
+        x = (x / weights.sum(axis=-1, keepdims=True)).astype(self.dtype).swapaxes(-3, -2)  # [B, (W,) T, N, d]
+        x = nn.DenseGeneral(embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=_weight_init, name="proj")(x)
+        return windows.merge(x) if windows else x
 
 
 class Mlp(nn.Module):
@@ -181,11 +194,12 @@ class Block(nn.Module):
     dtype: jnp.dtype
     train: bool
     stochastic: bool
+    windows: Windows | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, drop_rate: jax.Array, expert: jax.Array | None) -> tuple[jax.Array, None]:
         """Args: x [B, L, D]; drop_rate float32 scalar, this layer's; expert see `Mlp`. Returns: ([B, L, D], None)."""
-        attention = Attention(self.num_heads, self.dtype, name="attn")
+        attention = Attention(self.num_heads, self.dtype, self.windows, name="attn")
         mlp = Mlp(self.mlp_dim, self.num_experts, self.part_features, self.dtype, name="mlp")
         x = placed(x, CROPS, None, None)
         x = x + self._drop_path(attention(_norm("norm1", self.layer_norm_eps)(x)), drop_rate)
@@ -216,6 +230,10 @@ class ViT(nn.Module):
         num_experts: E, experts in each block's MLP (ViTPose++); 0 for the plain encoder.
         part_features: p, outputs of an expert: the last p of the MLP's D.
         ratio: 1, 2 or 4; features are 1/16, 1/8 or 1/4 of the input.
+        attention: which tokens attend to which, see `windows.pattern`.
+        window_size: (rows, cols) of a window in tokens.
+        full_every: n: of every n blocks the last attends to all tokens.
+        relative_positions: of attention, see `windows.RelativePositions`.
         layer_norm_eps: added to the variance; the original's value unless another implementation's weights want theirs.
         drop_path: stochastic-depth rate of the last block; the first has 0, between them it grows linearly.
         remat: a key of `REMAT_POLICIES`.
@@ -233,6 +251,10 @@ class ViT(nn.Module):
     num_experts: int = 0
     part_features: int = 0
     ratio: int = 1
+    attention: str = "full"
+    window_size: Size | None = None
+    full_every: int = 0
+    relative_positions: str | None = None
     layer_norm_eps: float = LAYER_NORM_EPS
     drop_path: float = 0.0
     remat: str = "none"
@@ -266,21 +288,36 @@ class ViT(nn.Module):
         pos_embed = self.param("pos_embed", _weight_init, (1, 1 + rows * cols, self.embed_dim), jnp.float32)
         x = x + (pos_embed[:, 1:] + pos_embed[:, :1]).astype(self.dtype)
 
-        block = Block
-        if self.remat != "none":
-            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            in_axes=(0, nn.broadcast),
-            split_rngs={"params": True, "drop_path": True},
-            length=self.depth,
-            unroll=self.scan_unroll,
-        )(
-            self.num_heads, self.mlp_dim, self.num_experts, self.part_features, self.layer_norm_eps, self.dtype, train,
-            self.drop_path > 0, name="blocks",
+        period = pattern(
+            (rows, cols), attention=self.attention, window_size=self.window_size, full_every=self.full_every,
+            relative_positions=self.relative_positions,
         )  # fmt: skip
-        x, _ = blocks(x, jnp.linspace(0.0, self.drop_path, self.depth), expert)
+        settings: dict[str, Any] = {
+            "num_heads": self.num_heads, "mlp_dim": self.mlp_dim, "num_experts": self.num_experts,
+            "part_features": self.part_features, "layer_norm_eps": self.layer_norm_eps, "dtype": self.dtype,
+            "train": train, "stochastic": self.drop_path > 0,
+        }  # fmt: skip
+        rates = jnp.linspace(0.0, self.drop_path, self.depth)
+        if len(period) == 1 or self.is_initializing():  # blocks that differ in their windows have the same parameters
+            block = Block
+            if self.remat != "none":
+                block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+            blocks = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                in_axes=(0, nn.broadcast),
+                split_rngs={"params": True, "drop_path": True},
+                length=self.depth,
+                unroll=self.scan_unroll,
+            )(**settings, windows=period[0], name="blocks")
+            x, _ = blocks(x, rates, expert)
+        else:
+            x = scan_periods(
+                [Block(**settings, windows=windows, parent=None) for windows in period], x,
+                self.variables["params"]["blocks"], rates, expert,
+                self.make_rng("drop_path") if train and self.drop_path > 0 else None,
+                remat=REMAT_POLICIES[self.remat], unroll=max(1, self.scan_unroll // len(period)),
+            )  # fmt: skip
         x = _norm("last_norm", self.layer_norm_eps)(x).astype(self.dtype)
         return x.reshape(batch, rows, cols, self.embed_dim)
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitpose_jax.models import decoders, grouped, vit
+from vitpose_jax.models import decoders, grouped, vit, windows
 from vitpose_jax.types import Size
 
 # (embed_dim, depth, num_heads, mlp_dim). S to H: the released configs. G: the authors released none (theirs is a
@@ -211,6 +211,10 @@ def vitpose(
     ratio: int = 1,
     decoder: str = "classic",
     deconv_filters: int = decoders.DECONV_FILTERS,
+    attention: str = "full",
+    window_size: Sequence[int] | None = None,
+    full_every: int = 0,
+    relative_positions: str | None = None,
     layer_norm_eps: float = vit.LAYER_NORM_EPS,
     drop_path: float = 0.0,
     remat: str = "none",
@@ -234,6 +238,10 @@ def vitpose(
         ratio: 1, 2 or 4: features of 1/16, 1/8 or 1/4 of the crop.
         decoder: "classic" or "simple".
         deconv_filters: channels of the classic decoder's transposed convolutions.
+        attention: "full"; or within windows: "window", "shift", "pool", "shift_pool", see `windows.py`.
+        window_size: (rows, cols) of a window in tokens; None with full attention.
+        full_every: with windows, n: the last of every n blocks attends to all tokens; 0: none does.
+        relative_positions: "full", "decomposed", or None.
         layer_norm_eps: of the encoder's norms; other than the default for weights of implementations that differ.
         drop_path: stochastic-depth rate of the last block.
         remat: what the backward pass keeps of a block: "none" (all), "dots", "full" (its input only).
@@ -276,12 +284,21 @@ def vitpose(
     if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
         raise ValueError(f"model image_size must be (height, width) in pixels, not {image_size!r}")
     height, width = image_size
-    vit.patch_grid((height, width), ratio)
+    period = windows.pattern(
+        vit.patch_grid((height, width), ratio), attention=attention, window_size=window_size, full_every=full_every,
+        relative_positions=relative_positions,
+    )  # fmt: skip
+    if fields["depth"] % len(period):
+        raise ValueError(
+            f"blocks with model attention {attention!r} and full_every {full_every} repeat after {len(period)}, which "
+            f"does not divide the depth of {fields['depth']}"
+        )
     return ViTPose(
         backbone={
             **fields, "num_experts": len(experts), "part_features": part_features or 0, "image_size": (height, width),
-            "ratio": ratio, "layer_norm_eps": layer_norm_eps, "drop_path": drop_path, "remat": remat,
-            "scan_unroll": scan_unroll,
+            "ratio": ratio, "attention": attention, "window_size": tuple(window_size) if window_size else None,
+            "full_every": full_every, "relative_positions": relative_positions, "layer_norm_eps": layer_norm_eps,
+            "drop_path": drop_path, "remat": remat, "scan_unroll": scan_unroll,
         },
         decoder=decoder,
         num_keypoints=dict(num_keypoints),

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from vitpose_jax import trees
+from vitpose_jax.training import freezing
 
 Schedule = Callable[[Any], Any]
 
@@ -28,9 +29,10 @@ LAYER_TABLE: tuple[tuple[str, Literal["embeddings", "blocks", "top"]], ...] = (
     ("decoders/.+", "top"),
 )
 
-# No decay for vectors (biases, scales of norms) and the position embedding.
+# No decay for vectors (biases, scales of norms), the position embedding and relative positions.
 WEIGHT_DECAY_TABLE: tuple[tuple[str, bool], ...] = (
     ("backbone/pos_embed", False),
+    ("backbone/blocks/attn/rel_pos/(table|rows|cols)", False),
     ("(backbone|decoders)/.+/(bias|scale)", False),
     ("(backbone|decoders)/.+/kernel", True),
 )
@@ -78,6 +80,7 @@ def adamw(
     b2: float = 0.999,
     eps: float = 1e-8,
     clip_norm: float | None = 1.0,
+    freeze: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """AdamW as the original trains with: clip, Adam, decoupled decay, layer-wise factors, learning rate.
 
@@ -92,6 +95,8 @@ def adamw(
         b2: decay of the second moment.
         eps: added to the root of the second moment.
         clip_norm: largest global norm of the gradient; None does not clip.
+        freeze: what is not trained, see `freezing.frozen_paths`. The optimizer's state, gradients and updates are then
+            trees of the other parameters; `init` takes all parameters.
 
     Raises:
         ValueError: for a setting out of its range or a parameter without a row in a table.
@@ -103,19 +108,20 @@ def adamw(
     ):  # fmt: skip
         if not low <= value <= high:
             raise ValueError(f"optimizer setting {name} must be between {low} and {high}, not {value}")
-    factors = learning_rate_factors(params, layer_decay)
+    factors = freezing.trainable(learning_rate_factors(params, layer_decay), freeze)
 
     def scale_layers(updates: Any, params: Any = None) -> Any:
         del params
         return jax.tree.map(lambda update, factor: update * factor, updates, factors)
 
-    return optax.chain(
+    tx = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm is not None else optax.identity(),
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.stateless(scale_layers),
         optax.scale_by_learning_rate(schedule),
     )
+    return optax.GradientTransformation(lambda params: tx.init(freezing.trainable(params, freeze)), tx.update)
 
 
 def step_schedule(

@@ -10,6 +10,7 @@ import rich.console
 import rich.table
 from jax.sharding import Mesh
 
+from vitpose_jax import trees
 from vitpose_jax.training.state import TrainState
 
 
@@ -22,11 +23,12 @@ def bytes_per_device(target: TrainState) -> dict[str, int]:
     Returns:
         Kind to bytes. Activations are not among them: `remat` and the compiler decide about those.
     """
+    moments = [leaf for path, leaf in trees.flatten(target.opt_state).items() if "/mu/" in path]
     kinds = {
         "parameters": target.params,
         "optimizer": target.opt_state,
         "running statistics": target.batch_stats,
-        "gradients": target.params,  # float32 and split like the parameters
+        "gradients": moments,  # of what is trained: float32 and split like the parameters, as Adam's first moments are
     }
     return {kind: sum(map(_bytes, jax.tree.leaves(tree))) for kind, tree in kinds.items()}
 

@@ -34,6 +34,8 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("backbone/blocks/attn/qkv/bias", ("layers", None, "heads", None)),
     ("backbone/blocks/attn/proj/kernel", ("layers", "heads", None, "embed")),
     ("backbone/blocks/attn/proj/bias", ("layers", None)),
+    ("backbone/blocks/attn/rel_pos/table", ("layers", None, None, "heads")),
+    ("backbone/blocks/attn/rel_pos/(rows|cols)", ("layers", None, None)),
     ("backbone/blocks/mlp/fc1/kernel", ("layers", "embed", "mlp")),
     ("backbone/blocks/mlp/fc1/bias", ("layers", "mlp")),
     ("backbone/blocks/mlp/fc2/kernel", ("layers", "mlp", "embed")),

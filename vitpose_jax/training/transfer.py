@@ -14,6 +14,7 @@ from vitpose_jax.training import checkpoint
 from vitpose_jax.training import state as train_state
 
 _POS_EMBED = "backbone/pos_embed"
+_RELATIVE = "backbone/blocks/attn/rel_pos/"
 _EXPERTS = "backbone/blocks/mlp/experts"
 _MLP = "params/backbone/blocks/mlp"
 
@@ -24,8 +25,9 @@ def init_from(
     """Variables of a new run from the weights of another model.
 
     Leaves of equal path and shape are restored; the MLPs of a plain encoder are expanded into experts where this model
-    has them; the position embedding is resized to this model's patch grid; leaves that a pattern of `fresh` matches are
-    initialised as usual, whatever the checkpoint holds.
+    has them; the position embedding is resized to this model's patch grid, relative positions to its windows; relative
+    positions that the checkpoint has not start at zero, which is what it trained with; leaves that a pattern of `fresh`
+    matches are initialised as usual, whatever the checkpoint holds.
 
     Args:
         path: as for `load_model`.
@@ -69,6 +71,10 @@ def init_from(
         elif there is not None and name == _POS_EMBED and there.shape[-1] == leaf.shape[-1]:
             kind = "resized"
             result[path_] = pos_embed.resize(there, source.model.patch_grid, model.patch_grid)
+        elif there is None and name.startswith(_RELATIVE):
+            kind, result[path_] = "fresh", leaf
+        elif there is not None and name.startswith(_RELATIVE) and _but_offsets(there) == _but_offsets(leaf):
+            kind, result[path_] = "resized", pos_embed.resize_relative(there, leaf.shape)
         else:
             shape = "nothing" if there is None else f"shape {there.shape}"
             faults.append(f"  {path_} {leaf.shape}: the checkpoint has {shape}")
@@ -129,3 +135,8 @@ def expand_into_experts(variables: Mapping[str, Any], model: ViTPose) -> tuple[d
         expanded[f"{_MLP}/fc2/{leaf}"] = shared
         expanded[f"{_MLP}/experts/{leaf}"] = np.repeat(own[:, None], len(model.experts), axis=1)
     return {**variables, **expanded}, set(expanded)
+
+
+def _but_offsets(relative_positions: Any) -> tuple[int, int, int]:
+    """What two tables of relative positions must have in common: dimensions, depth, heads or width of a head."""
+    return relative_positions.ndim, relative_positions.shape[0], relative_positions.shape[-1]

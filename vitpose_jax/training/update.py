@@ -1,6 +1,6 @@
 """One update: gradient, optimizer, new state, compiled for a mesh. What training runs, planning and timing run, too."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from vitpose_jax.models.placement import CROPS, placed
 from vitpose_jax.models.vitpose import ViTPose
-from vitpose_jax.training import optimizer, sharding
+from vitpose_jax.training import freezing, optimizer, sharding
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.state import TrainState
 from vitpose_jax.training.tasks import Loss
@@ -54,7 +54,12 @@ def make_program(
     tx = optimizer.adamw(train_state.variable_shapes(model)["params"], schedule, **optimizer_settings)
     target = train_state.abstract_state(model, tx, mesh)
     step = jax.jit(
-        sharding.on_mesh(make_train_step(loss, tx, schedule, key, accumulate=accumulate), mesh),
+        sharding.on_mesh(
+            make_train_step(
+                loss, tx, schedule, key, accumulate=accumulate, freeze=optimizer_settings.get("freeze", ())
+            ),
+            mesh,
+        ),
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
     )
@@ -68,6 +73,7 @@ def make_train_step(
     key: jax.Array,
     *,
     accumulate: int = 1,
+    freeze: Sequence[str] = (),
 ) -> TrainStep:
     """The update itself, to be jitted.
 
@@ -78,21 +84,28 @@ def make_train_step(
         key: seed of all randomness on the device; a step folds its number in, so that resuming repeats it.
         accumulate: parts that a batch is computed in, one after the other, for the memory of one part. The update is
             that of the whole batch; only batch norm normalises each part by its own statistics.
+        freeze: what the optimizer was made to leave alone, see `freezing.frozen_paths`; no gradient of it is computed.
 
     Returns:
         (state, batch) to (new state, metrics); metrics are the task's and `gradient_norm`, `learning_rate`.
     """
-    gradient = jax.grad(loss, has_aux=True)
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         step_key = jax.random.fold_in(key, state.step)
+        trained = freezing.trainable(state.params, freeze)
+
+        def loss_of(trained: Any, *rest: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+            return loss(freezing.joined(state.params, trained), *rest)
+
+        gradient = jax.grad(loss_of, has_aux=True)
         if accumulate == 1:
-            gradients, (batch_stats, metrics) = gradient(state.params, state.batch_stats, batch, step_key)
+            gradients, (batch_stats, metrics) = gradient(trained, state.batch_stats, batch, step_key)
         else:
-            gradients, batch_stats, metrics = _in_parts(gradient, accumulate, state, batch, step_key)
+            of_trained = state._replace(params=trained)
+            gradients, batch_stats, metrics = _in_parts(gradient, accumulate, of_trained, batch, step_key)
         gradients = sharding.as_parameters(gradients)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = tx.update(gradients, state.opt_state, trained)
+        params = freezing.joined(state.params, optax.apply_updates(trained, updates))
         metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": schedule(state.step)}
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 

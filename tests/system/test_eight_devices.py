@@ -146,7 +146,7 @@ def test_sizes_fail_before_data_is_opened(changes, message, monkeypatch):
 def test_any_mesh_gives_the_update_of_one_device(kind):
     flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-c", f"from tests.system.test_sharding import compare_meshes; compare_meshes({kind!r})"],
+        [sys.executable, "-c", f"from tests.system.test_eight_devices import compare_meshes; compare_meshes({kind!r})"],
         cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
         timeout=300,
     )  # fmt: skip
