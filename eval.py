@@ -57,6 +57,8 @@ def evaluate(
     Raises:
         ValueError: if the checkpoint has no decoder for a data set, or a setting does not fit.
     """
+    if config.task == "mae":
+        raise ValueError("poses are evaluated here; train.py evaluates a pre-training run itself, see its samples")
     loaded = checkpoint.load_model(checkpoint_path)
     trained_on = "" if not loaded.metrics else f", {_short(loaded.metrics)} when it was saved"
     print(f"checkpoint {loaded.path}: step {loaded.step}{trained_on}")

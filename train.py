@@ -21,19 +21,15 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from configs import command_line, common
-from vitpose_jax import draw, interrupt, keypoints, paths, trees
+from configs import command_line
+from configs.tasks import TASKS, Task, make_model, make_task
+from vitpose_jax import draw, interrupt, paths, trees
 from vitpose_jax.data import datasets, pipeline
-from vitpose_jax.data.augment import Augment
-from vitpose_jax.evaluation.leaks import leaks
-from vitpose_jax.evaluation.predict import Evaluator, check_decoder
 from vitpose_jax.evaluation.table import print_metrics
-from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.progress import progress_bar
-from vitpose_jax.training import checkpoint, freezing, optimizer, processes, sharding, tasks, transfer
+from vitpose_jax.training import checkpoint, optimizer, processes, sharding, transfer
 from vitpose_jax.training import state as train_state
 from vitpose_jax.training.log import ScalarLog
-from vitpose_jax.training.model_file import ModelFile
 from vitpose_jax.training.monitor import Monitor
 from vitpose_jax.training.overview import print_overview
 from vitpose_jax.training.trace import Tracer
@@ -74,10 +70,10 @@ def train(
             raise ValueError(f"config.train.{name} must be at least {least}, not {config.train[name]}")
     accumulate = config.train.accumulate
     sharding.check_batch_size(config.train.batch_size, mesh, name="config.train.batch_size", accumulate=accumulate)
-    model = vitpose(**config.model.to_dict())
+    model = make_model(config)
     sharding.check_sizes(train_state.variable_shapes(model)["params"], mesh)
-    sources = open_sources(config, model)
-    total_instances = sum(len(source.split) for source in sources.values())
+    task = make_task(config, model, mesh)
+    total_instances = sum(len(source.split) for source in task.sources.values())
     batch_size = config.train.batch_size
     steps_per_epoch = -(-total_instances // batch_size)
     total_steps = steps_per_epoch * config.train.epochs
@@ -85,48 +81,28 @@ def train(
     key = jax.random.key(config.seed)
     init_key, step_key = jax.random.split(key)
     schedule = optimizer.make_schedule(**config.schedule, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-    udp = {name: source.split.dataset.udp for name, source in sources.items()}
-    learner = freezing.model_in_training(model, config.optimizer.freeze)
-    loss = tasks.pose_loss(learner, udp=udp, sigma=config.codec.sigma)
     program = make_program(
-        model, loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh, accumulate=accumulate
+        model, task.loss, schedule, optimizer_settings=config.optimizer, key=step_key, mesh=mesh, accumulate=accumulate
     )
     print_overview(config.name, program.target, mesh, batch_size=batch_size, accumulate=accumulate)
-    evaluators = make_evaluators(config, model, mesh)
-    trained = {source.split.dataset.name for source in sources.values()}
-    if config.init_from.path:
-        trained |= set(checkpoint.load_model_file(config.init_from.path).trained_on)
-    for evaluator in evaluators.values():
-        for sentence in leaks(trained, evaluator.split.dataset.name, evaluator.split.name):
-            print(sentence)
-
-    splits = {evaluator.dataset: evaluator.split for evaluator in evaluators.values()}
-    splits |= {name: source.split for name, source in sources.items()}
-    model_file = ModelFile(
-        settings=config.model.to_dict(),
-        datasets={
-            name: {**keypoints.reference(split.keypoint_set), "udp": split.dataset.udp}
-            for name, split in splits.items()
-        },
-        codec=config.codec.to_dict(),
-        trained_on=sorted(trained),
-    )
+    for sentence in task.remarks:
+        print(sentence)
     checkpoints = checkpoint.Checkpoints(
-        workdir, model_file, keep_last=config.train.keep_last,
-        best_metric=next((f"{name}/{evaluator.headline}" for name, evaluator in evaluators.items()), None),
-    )  # fmt: skip
+        workdir, task.model_file, keep_last=config.train.keep_last, best_metric=task.best_metric
+    )
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(program.target)
         print(f"resumed from step {int(state.step)} in {checkpoints.folder}")
     else:
-        state = train_state.init_state(model, program.tx, init_key, mesh, initial_variables(config, model, init_key))
+        variables = initial_variables(config, model, init_key)
+        state = train_state.init_state(model, program.tx, init_key, mesh, variables)
     if jax.process_index() == 0:
         write_config(config, workdir)
     start = int(state.step)
     print(
         f"{config.name}: {total_instances} instances, {steps_per_epoch} steps an epoch, steps {start} to {total_steps}"
     )
-    print_shares(sources, batch_size)
+    print_shares(task.sources, batch_size, batch_norm=config.task != "mae")
     if start >= total_steps:
         print("this run is finished: nothing left to do")
 
@@ -134,12 +110,12 @@ def train(
     save_every = config.train.save_every_steps or total_steps
 
     def is_evaluated(step: int) -> bool:
-        return bool(evaluators) and step > 0 and (step % eval_every == 0 or step == total_steps)
+        return bool(task.evaluators) and step > 0 and (step % eval_every == 0 or step == total_steps)
 
     tracer = Tracer(workdir, profile, start=start, total=total_steps)
     log = ScalarLog(workdir, start_step=start, silent=jax.process_index() > 0)
-    stream = pipeline.train_stream(
-        list(sources.values()), crop_size=model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
+    stream = task.make_stream(
+        crop_size=model.image_size, batch_size=batch_size, seed=config.seed, start_step=start,
         rows=sharding.process_rows(batch_size, mesh), **config.input,
     )  # fmt: skip
     latest_metrics: dict[str, float] = {}
@@ -149,7 +125,7 @@ def train(
     )
     with processes.Stop() as stop, checkpoints, contextlib.closing(log), contextlib.closing(stream), progress:
         if is_evaluated(start) and not checkpoints.evaluated(start):  # the run was stopped before that was done
-            latest_metrics = evaluate(evaluators, state, workdir, checkpoints, log, stop)
+            latest_metrics = evaluate(task, state, workdir, checkpoints, log, stop)
         for step in range(start, total_steps):
             batch = sharding.global_batch(monitor.next_batch(stream), mesh)
             state, metrics = tracer.run(step, program.step, state, batch)
@@ -162,7 +138,7 @@ def train(
                 if stopping:
                     stop.check(f"stopped after step {done}; saved in {checkpoints.folder}")
                 if is_evaluated(done):
-                    latest_metrics = evaluate(evaluators, state, workdir, checkpoints, log, stop)
+                    latest_metrics = evaluate(task, state, workdir, checkpoints, log, stop)
                 monitor.restart_clock()
     if jax.process_index() == 0:
         paths.write(
@@ -177,27 +153,29 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
     Args:
         config: an experiment. If its model has neither size nor embed_dim, every setting of the model that is None is
-            that of the checkpoint that `init_from` names; else it is `vitpose`'s default. A number of keypoints that is
-            None is the number that the data set of that name annotates.
+            that of the checkpoint that `init_from` names; else it is the model's own default. A number of keypoints
+            that is None is the number that the data set of that name annotates.
 
     Raises:
         ValueError: the checkpoint or the data set is not there, or nothing says what the model is.
     """
     config = config.copy_and_resolve_references()
+    if config.task not in TASKS:
+        raise ValueError(f"config.task must be one of {sorted(TASKS)}, not {config.task!r}")
     known: Mapping[str, Any] = {
-        name: parameter.default for name, parameter in inspect.signature(vitpose).parameters.items()
+        name: parameter.default for name, parameter in inspect.signature(TASKS[config.task].model).parameters.items()
     }
     if config.model.size is None and config.model.embed_dim is None:
         if not config.init_from.path:
             raise ValueError("this config has no model of its own: set config.init_from.path or config.model.size")
         known = {**known, **checkpoint.load_model_file(config.init_from.path).settings}
-        if not config.model.experts:
+        if "experts" in config.model and not config.model.experts:
             known = {**known, "part_features": None}  # a plain model; transfer.init_from says what to do
-        if config.model.attention == "full":
+        if config.model.get("attention") == "full":
             known = {**known, "window_size": None, "full_every": 0}
     with config.unlocked():
         config.model.update({name: known[name] for name, value in config.model.items() if value is None})
-        for name, count in config.model.num_keypoints.items():
+        for name, count in config.model.get("num_keypoints", {}).items():
             if count is None:
                 if name not in config.datasets:
                     raise ValueError(f"config.model.num_keypoints.{name} is None, and there is no data set {name!r}")
@@ -207,53 +185,22 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def open_sources(config: ml_collections.ConfigDict, model: ViTPose) -> dict[str, pipeline.TrainSource]:
-    """The training data sets by name, in the order that numbers them."""
-    sources = {}
-    for name, section in common.datasets_in_order(config).items():
-        if not section.train_split:
-            continue
-        if section.decoder:
-            raise ValueError(f'{name} has the decoder of {section.decoder}: evaluate on it only, with train_split=""')
-        split = datasets.open_split(section.dir, section.train_split)
-        check_decoder(model, split, name)
-        chosen = common.own_or_shared(section.augment, config.augment)
-        chosen = {setting: value for setting, value in chosen.items() if value is not None}
-        augment = Augment(**{**split.dataset.augment_defaults, **chosen})
-        sources[name] = pipeline.TrainSource(split, augment, section.weight)
-    if not sources:
-        raise ValueError("no data set of this config has a train_split: there is nothing to train on")
-    return sources
-
-
-def print_shares(sources: Mapping[str, pipeline.TrainSource], batch_size: int) -> None:
-    """Says how a batch is made up of several data sets, and which of them are too rare for batch norm."""
+def print_shares(sources: Mapping[str, pipeline.Source], batch_size: int, *, batch_norm: bool) -> None:
+    """Says how a batch is made up of several data sets, and which of them are too rare for batch norm, if there is."""
     crops = {
         name: share * batch_size for name, share in zip(sources, pipeline.shares([*sources.values()]), strict=True)
     }
     if len(crops) > 1:
         print("a batch holds on average " + ", ".join(f"{count:.1f} crops of {name}" for name, count in crops.items()))
     rare = [name for name, count in crops.items() if len(crops) > 1 and count < FEW_CROPS]
-    if rare:
+    if rare and batch_norm:
         print(
             f"WARNING: fewer than {FEW_CROPS} crops a batch of {', '.join(rare)}: batch norm has too few to normalise "
             "over; raise config.train.batch_size, or config.datasets.<name>.weight of every data set"
         )
 
 
-def make_evaluators(config: ml_collections.ConfigDict, model: ViTPose, mesh: jax.sharding.Mesh) -> dict[str, Evaluator]:
-    """An evaluator for each data set that has an evaluation split."""
-    return {
-        name: Evaluator(
-            model, datasets.open_split(section.dir, section.eval_split), mesh=mesh,
-            blur_kernel=config.codec.blur_kernel, **common.evaluator_settings(config, name),
-        )
-        for name, section in common.datasets_in_order(config).items()
-        if section.eval_split
-    }  # fmt: skip
-
-
-def initial_variables(config: ml_collections.ConfigDict, model: ViTPose, key: jax.Array) -> dict | None:
+def initial_variables(config: ml_collections.ConfigDict, model: Any, key: jax.Array) -> dict | None:
     """The weights that `init_from` names, with a report of what became of each; None for a fresh start."""
     if not config.init_from.path:
         return None
@@ -266,7 +213,7 @@ def initial_variables(config: ml_collections.ConfigDict, model: ViTPose, key: ja
 
 
 def evaluate(
-    evaluators: dict[str, Evaluator],
+    task: Task,
     state: train_state.TrainState,
     workdir: epath.Path,
     checkpoints: checkpoint.Checkpoints,
@@ -278,7 +225,7 @@ def evaluate(
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     message = f"stopped while evaluating step {step}; saved in {checkpoints.folder}, and evaluated by the next call"
     results = {}
-    for name, evaluator in evaluators.items():
+    for name, evaluator in task.evaluators.items():
         results[name] = evaluator(variables, between_batches=lambda: stop.check(message)).metrics
         picture = evaluator.picture(variables)
         if jax.process_index() == 0:

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     """All settings with their defaults; only the model's size has none."""
     config = ConfigDict()
     config.name = "common"  # the run's folder is runs/<name> unless --workdir says otherwise
+    config.task = "pose"  # configs/tasks.py: "pose", "mae"
     config.seed = 0  # of initial values, order, augmentation and stochastic depth
 
     # vitpose_jax.models.vitpose.vitpose
@@ -81,6 +82,7 @@ def get_config() -> ConfigDict:
     config.schedule.kind = "step"  # "step", "cosine"
     config.schedule.learning_rate = 5e-4
     config.schedule.warmup_steps = 500
+    config.schedule.warmup_epochs = config_dict.placeholder(float)  # instead of steps
     config.schedule.warmup_ratio = 0.001
     config.schedule.drop_epochs = (170, 200)  # full epochs, "step" only
     config.schedule.drop_factor = 0.1

@@ -10,19 +10,25 @@ import pytest
 
 from configs import common, evaluate
 from train import complete
-from vitpose_jax.data import pipeline
+from vitpose_jax.data import pipeline, views
 from vitpose_jax.data.augment import Augment
 from vitpose_jax.data.catalog import DATASETS
+from vitpose_jax.data.views import RandomResizedCrop
 from vitpose_jax.evaluation.predict import Evaluator
+from vitpose_jax.evaluation.reconstruction import ReconstructionEvaluator
+from vitpose_jax.models.mae import mae
 from vitpose_jax.models.vitpose import vitpose
-from vitpose_jax.training import optimizer, sharding, state, transfer
+from vitpose_jax.training import checkpoint, optimizer, sharding, state, transfer
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(
-    path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "command_line", "common", "evaluate")
+    path
+    for path in FOLDER.glob("*.py")
+    if path.stem not in ("__init__", "command_line", "common", "evaluate", "pretraining", "tasks")
 )
 SIZES_AND_DECODERS = {f"vitpose_{size}{suffix}" for size in "sblh" for suffix in ("", "_simple")} | {"vitpose_g"}
 SEVERAL = {f"vitpose_{size}_multi" for size in "blh"} | {f"vitpose_plus_{size}" for size in "sblh"}
+PRE_TRAINING = {f"mae_{size}" for size in "sblhg"} | {"mae_quickstart"}
 PLUS = ("coco", "aic", "mpii", "ap10k", "apt36k", "wholebody")
 
 
@@ -31,7 +37,8 @@ def load(path: pathlib.Path, *arguments: str):
 
 
 def test_every_size_and_decoder_has_a_config():
-    assert SIZES_AND_DECODERS | SEVERAL | {"quickstart", "finetune_custom"} <= {path.stem for path in FILES}
+    names = SIZES_AND_DECODERS | SEVERAL | PRE_TRAINING | {"quickstart", "finetune_custom", "mae_finetune"}
+    assert names <= {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -45,14 +52,16 @@ def test_config_makes_its_model(path):
         config.model.num_keypoints.custom = 12
         config = complete(config)
         assert config.model.image_size == (256, 192) and config.model.decoder == "classic"
-    model = vitpose(**config.model.to_dict())
+    model = checkpoint.MODELS[config.task](**config.model.to_dict())
     params = state.variable_shapes(model)["params"]
     sharding.param_specs(params)
-    assert set(config.datasets) == set(model.num_keypoints)
-    for section in common.datasets_in_order(config).values():
-        chosen = common.own_or_shared(section.augment, config.augment)
-        Augment(**{key: value for key, value in chosen.items() if value is not None})
-        assert (set(section.augment), set(section.eval)) == (set(config.augment), set(config.eval))
+    if config.task == "pose":
+        decoders = {section.decoder or name for name, section in config.datasets.items()}
+        assert decoders == set(model.num_keypoints)
+        for section in common.datasets_in_order(config).values():
+            chosen = common.own_or_shared(section.augment, config.augment)
+            Augment(**{key: value for key, value in chosen.items() if value is not None})
+            assert (set(section.augment), set(section.eval)) == (set(config.augment), set(config.eval))
     text = path.read_text()
     written = re.search(r"([\d.]+) M parameters", text)
     if written:
@@ -75,6 +84,69 @@ def test_config_makes_its_model(path):
 def test_each_section_is_the_arguments_of_one_callable(section, function, given):
     config = load(FOLDER / "vitpose_b.py")
     assert set(config[section]) | given == set(inspect.signature(function).parameters)
+
+
+PRE_TRAINING_SECTIONS = [
+    ("model", mae, set()),
+    ("augment", RandomResizedCrop, set()),
+    ("optimizer", optimizer.adamw, {"params", "schedule"}),
+    ("schedule", optimizer.make_schedule, {"steps_per_epoch", "total_steps"}),
+    ("mesh", sharding.make_mesh, set()),
+    ("init_from", transfer.init_from, {"model", "key"}),
+    ("input", views.train_stream, {
+        "sources", "crop_size", "batch_size", "seed", "start_step", "process_index", "process_count",
+    }),
+    ("eval", ReconstructionEvaluator, {"model", "views", "dataset", "mesh", "num_workers", "num_threads"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("section, function, given", PRE_TRAINING_SECTIONS)
+def test_so_it_is_in_pre_training(section, function, given):
+    config = load(FOLDER / "mae_b.py")
+    assert set(config[section]) | given == set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("size", "sblhg")
+def test_recipe_of_pre_training(size):
+    config = load(FOLDER / f"mae_{size}.py")
+    assert (config.model.mask_ratio, config.model.norm_pix_loss, config.model.image_size) == (0.75, True, (224, 224))
+    assert (config.optimizer.b1, config.optimizer.b2, config.optimizer.weight_decay) == (0.9, 0.95, 0.05)
+    assert config.optimizer.clip_norm is None
+    assert (config.schedule.kind, config.schedule.warmup_epochs, config.schedule.warmup_ratio) == ("cosine", 40, 0)
+    assert (config.train.batch_size, config.train.epochs) == (4096, 1600)
+    assert config.schedule.learning_rate == pytest.approx(2.4e-3)
+    config.train.batch_size = 512  # the rate follows
+    assert complete(config).schedule.learning_rate == pytest.approx(3e-4)
+    config.schedule.learning_rate = 1e-3  # unless it is said
+    assert complete(config).schedule.learning_rate == 1e-3
+    assert config.augment.min_area == 0.2
+
+
+@pytest.mark.parametrize("source, names, views_, size", [
+    ("imagenet", ("imagenet",), "images", (224, 224)),
+    ("coco", ("coco",), "people", (256, 192)),
+    ("coco_aic", ("coco", "aic"), "people", (256, 192)),
+    ("coco_aic_images", ("coco", "aic"), "images", (224, 224)),
+])  # fmt: skip
+def test_sources_of_pre_training(source, names, views_, size):
+    config = load(FOLDER / "mae_b.py", source)
+    assert tuple(common.datasets_in_order(config)) == names and config.model.image_size == size
+    assert {section.views for section in config.datasets.values()} == {views_} <= set(views.VIEWS)
+    assert config.name == ("mae_b" if source == "imagenet" else f"mae_b_{source}")
+    with pytest.raises(ValueError, match="not 'laion'"):
+        load(FOLDER / "mae_b.py", "laion")
+
+
+def test_fine_tuning_fits_what_was_pre_trained():
+    """The embedded example: the encoders are of one size, and only one of the two runs starts from weights."""
+    pre, fine, scratch = (
+        load(FOLDER / "mae_quickstart.py"), load(FOLDER / "mae_finetune.py"),
+        load(FOLDER / "mae_finetune.py", "scratch"),
+    )  # fmt: skip
+    for name in ("embed_dim", "depth", "num_heads", "mlp_dim", "image_size"):
+        assert pre.model[name] == fine.model[name]
+    different = {name for name in fine if fine[name] != scratch[name]}
+    assert different == {"name", "init_from"}
 
 
 def test_published_recipe():

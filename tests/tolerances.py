@@ -26,6 +26,12 @@ PUBLIC_ANCHOR_PX = 0.05
 PUBLIC_ANCHOR_SCORE = 0.05
 # bfloat16 against float32, 99th percentile over labelled keypoints, image pixels.
 BFLOAT16_KEYPOINT_P99_PX = 0.5
+# Masked autoencoder; measured float32 against float64 of the original, and an independent implementation against it.
+MAE_OUTPUT = 1e-5
+MAE_TARGET = 1e-5
+MAE_LOSS_RELATIVE = 1e-6
+MAE_GRADIENT_OF_LARGEST = 5e-6  # of the parameter's largest gradient
+MAE_WEIGHT_AFTER_EIGHT_STEPS = 5e-6
 # One update computed in another way, against the plain one on one device: what a mesh, parts of a batch, or computing
 # again change is the order of sums. Of a gradient, of its norm, leaf by leaf. Measured: 1e-7 and 4e-6.
 SAME_UPDATE_LOSS_RELATIVE = 1e-6

@@ -12,10 +12,12 @@ numpy and OpenCV only: data-loading workers import this module and must never im
 
 import math
 import re
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 # Data loading runs one worker per core. A pool of OpenCV threads in every worker would only make them compete, and does
 # not survive a fork. Set here because this module is what every worker that touches pixels imports.
@@ -174,6 +176,24 @@ def cut_region(
     """
     image_to_crop = crop_matrix(box_cxcywh, crop_size, udp=udp)
     return cut_crop(image, image_to_crop, crop_size, picture_ltrb), invert(image_to_crop).astype(np.float32)
+
+
+def resize_region(image: np.ndarray, region_xywh: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """A rectangle of an image, brought to a size: bicubic, anti-aliased when it shrinks, rounded to whole grey levels.
+
+    Args:
+        image: uint8 [H_img, W_img, 3].
+        region_xywh: left, top, width, height in whole pixels, inside of the image; nothing beyond it is looked at.
+        size: (height, width) wanted.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Source: torchvision's RandomResizedCrop on Pillow images, which MAE is trained with.
+    """
+    x, y, width, height = region_xywh
+    region = Image.fromarray(np.ascontiguousarray(image[y : y + height, x : x + width]))
+    return np.asarray(region.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:

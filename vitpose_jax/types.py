@@ -31,6 +31,12 @@ class TrainCrop(TypedDict):
     dataset: np.int32  # index into the run's list of training data sets
 
 
+class PlainCrop(TypedDict):
+    """One sample without labels, for pre-training."""
+
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+
+
 class EvalCrop(TypedDict):
     """One sample of an evaluation stream."""
 

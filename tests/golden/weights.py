@@ -9,20 +9,21 @@ from collections.abc import Mapping
 import numpy as np
 
 SEED = 20220426
+MAE_SEED = 20211111  # of the masked autoencoder's
 
 
-def normal(name: str, shape) -> np.ndarray:
+def normal(name: str, shape, seed: int = SEED) -> np.ndarray:
     """float32 standard-normal draw that belongs to a name."""
-    generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()) ^ SEED))
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()) ^ seed))
     return np.asarray(generator.standard_normal(tuple(shape), dtype=np.float32), np.float32)
 
 
-def weight(name: str, shape) -> np.ndarray:
+def weight(name: str, shape, seed: int = SEED) -> np.ndarray:
     """The tensor of an official `state_dict` key."""
     last = name.rsplit(".", 1)[-1]
     if last == "num_batches_tracked":
         return np.zeros(tuple(shape), np.int64)
-    draw = normal(name, shape)
+    draw = normal(name, shape, seed)
     if last == "running_mean" or last == "bias":
         return np.float32(0.1) * draw
     if last == "running_var":
@@ -34,6 +35,6 @@ def weight(name: str, shape) -> np.ndarray:
     return np.float32(1 / np.prod(shape[1:], dtype=np.float64) ** 0.5) * draw
 
 
-def state_dict(shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
+def state_dict(shapes: Mapping[str, tuple], seed: int = SEED) -> dict[str, np.ndarray]:
     """Tensors for {official key: shape}."""
-    return {name: weight(name, shape) for name, shape in shapes.items()}
+    return {name: weight(name, shape, seed) for name, shape in shapes.items()}

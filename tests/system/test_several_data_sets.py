@@ -11,6 +11,7 @@ import pytest
 import eval as eval_script
 import train as train_script
 from configs import common
+from configs.tasks import pose_sources
 from tests.system.test_training import all_leaves, scalars, stop_at
 from train import train
 from vitpose_jax import interrupt
@@ -122,7 +123,7 @@ def test_a_plain_run_s_weights_become_experts(several_config, finished_run, caps
 def test_a_data_set_s_own_settings_go_before_the_shared_ones(several_config):
     config = several_config(False, {"augment.rotation_prob": 0.5})
     model = vitpose(**config.model.to_dict())
-    sources = train_script.open_sources(config, model)
+    sources = pose_sources(config, model)
     assert {name: source.augment.rotation_prob for name, source in sources.items()} == {
         "people": 0.5, "more_people": 0.0
     }  # fmt: skip
@@ -141,11 +142,11 @@ def test_a_data_set_that_is_only_evaluated_is_in_the_model_file(several_config, 
 
 def test_the_make_up_of_a_batch_is_said(several_config, capsys):
     config = several_config(False)
-    sources = train_script.open_sources(config, vitpose(**config.model.to_dict()))
-    train_script.print_shares(sources, 1000)
+    sources = pose_sources(config, vitpose(**config.model.to_dict()))
+    train_script.print_shares(sources, 1000, batch_norm=True)
     said = capsys.readouterr().out
     assert "crops of people" in said and "WARNING" not in said
-    train_script.print_shares(sources, 6)
+    train_script.print_shares(sources, 6, batch_norm=True)
     assert "fewer than 4 crops a batch of" in capsys.readouterr().out
 
 

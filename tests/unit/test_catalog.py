@@ -8,8 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.common import dataset, get_config
+from configs.tasks import pose_sources
 from tests.coco_folder import TRAIN_JSON, VAL_JSON, edit, write_coco
-from train import open_sources
 from vitpose_jax.data import build as builder
 from vitpose_jax.data import datasets
 from vitpose_jax.data.augment import Augment
@@ -118,9 +118,9 @@ def test_training_follows_the_row_where_the_config_says_nothing(tmp_path):
     config.augment.update(rotation_factor_deg=15)
     config.model.size = "s"
     expected = Augment(half_body_prob=0, center_jitter_prob=0, rotation_factor_deg=15)
-    assert open_sources(config, vitpose(**config.model.to_dict()))["mpii"].augment == expected
+    assert pose_sources(config, vitpose(**config.model.to_dict()))["mpii"].augment == expected
     config.augment.half_body_prob = 0.2
-    assert open_sources(config, vitpose(**config.model.to_dict()))["mpii"].augment.half_body_prob == 0.2
+    assert pose_sources(config, vitpose(**config.model.to_dict()))["mpii"].augment.half_body_prob == 0.2
 
 
 def test_wholebody_joins_its_parts(tmp_path):

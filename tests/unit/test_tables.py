@@ -7,9 +7,9 @@ import pytest
 
 from vitpose_jax import trees
 from vitpose_jax.convert import export, hugging_face, rules
-from vitpose_jax.models import vitpose
+from vitpose_jax.models import mae, vitpose
 from vitpose_jax.training import freezing, optimizer, sharding, state
-from vitpose_jax.training.checkpoint import ModelFile
+from vitpose_jax.training.model_file import ModelFile
 
 MODELS = [
     vitpose.vitpose(
@@ -20,6 +20,13 @@ MODELS = [
         ("classic", {}), ("simple", {}), ("classic", {"experts": ("coco", "hands"), "part_features": 8}),
     )
 ]  # fmt: skip
+MODELS.append(
+    mae.mae(
+        embed_dim=32, depth=3, num_heads=4, mlp_dim=64, image_size=(64, 48), decoder_embed_dim=16, decoder_depth=2,
+        decoder_num_heads=2,
+    )
+)  # fmt: skip
+IDS = ["classic", "simple", "plus", "masked autoencoder"]
 PREFIXES = {"coco": "keypoint_head", "hands": "associate_keypoint_heads.0"}
 
 
@@ -32,7 +39,7 @@ RELATIVE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("model", MODELS + RELATIVE, ids=["classic", "simple", "plus", "full", "decomposed"])
+@pytest.mark.parametrize("model", MODELS + RELATIVE, ids=[*IDS, "full", "decomposed"])
 def test_every_path_has_one_row_in_every_table(model):
     variables = state.variable_shapes(model)
     params = trees.flatten(variables["params"])
@@ -67,7 +74,7 @@ def test_a_model_that_pytorch_does_not_know_is_not_converted(changes):
         hugging_face.check(file, None)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["classic", "simple", "plus"])
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
 def test_conversion_round_trip_is_exact(model):
     key = iter(jax.random.split(jax.random.key(0), 100))
     variables = jax.tree.map(lambda leaf: jax.random.normal(next(key), leaf.shape), state.variable_shapes(model))

@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     if options.to_torch is not None:
         export.write_pth(options.to_torch, variables, file)
-        print(f"written: {options.to_torch} (official layout)")
+        print(f"written: {options.to_torch} ({'MAE' if file.task == 'mae' else 'official'} layout)")
     if options.to_hf is not None:
         hugging_face.write(options.to_hf, variables, file, None)
         print(f"written: {options.to_hf} (Hugging Face)")
@@ -119,6 +119,7 @@ def _options(options: argparse.Namespace) -> Options:
         image_size=_size(options.image_size, "--image-size"),
         source_image_size=_size(options.source_image_size, "--source-image-size"),
         num_heads=options.num_heads,
+        decoder_num_heads=options.decoder_num_heads,
         depth=options.depth,
         entry=options.entry,
     )
@@ -163,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         help=".pth or .safetensors file, Hugging Face folder, or checkpoint folder",
     )
     add("--output", type=path, help="checkpoint folder to write, for train.py, eval.py and inference")
-    add("--to-torch", type=path, metavar="FILE", help="write the official PyTorch layout")
+    add("--to-torch", type=path, metavar="FILE", help="write the official PyTorch layout; MAE's of a pre-trained model")
     add("--to-hf", type=path, metavar="DIR", help="write a folder for Hugging Face transformers")
     add("--split", type=path, metavar="DIR", help="write a ViTPose++ as one plain model a data set")
     add("--merge", action="store_true", help="--input is a folder that --split wrote; make one ViTPose++ of it")
@@ -177,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-udp", action="store_true", help="such a model was trained without UDP crops and targets")
     add("--entry", help="entry of a .pth file that holds the model (default: state_dict, model, module)")
     add("--num-heads", type=_positive, help="attention heads, for an encoder of no published width")
+    add("--decoder-num-heads", type=_positive, help="the same of a masked autoencoder's decoder")
     add("--depth", type=_positive, help="blocks, for an encoder of a published width with another depth")
     add(
         "--source-image-size", type=int, nargs=2, metavar=pair,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitpose_jax import trees
-from vitpose_jax.convert import heads, layouts, rules
+from vitpose_jax.convert import heads, layouts, mae_file, rules
 from vitpose_jax.models import vit
 from vitpose_jax.models.vitpose import SIZES
 from vitpose_jax.types import Size
@@ -29,7 +29,8 @@ class Description:
     """A model that a set of tensors seems to be.
 
     Attributes:
-        settings: keyword arguments of `vitpose`.
+        task: a key of `checkpoint.MODELS`.
+        settings: keyword arguments of that model.
         size: "s" … "g", or None for a size of one's own.
         prefixes: data set to the prefix of its decoder's names.
         datasets: `ModelFile.datasets`.
@@ -41,6 +42,7 @@ class Description:
         faults: what cannot be.
     """
 
+    task: str
     settings: dict[str, Any]
     size: str | None
     prefixes: dict[str, str]
@@ -86,11 +88,18 @@ def describe(
         tensors["backbone.last_norm.weight"] = np.ones(width, np.float32)
         tensors["backbone.last_norm.bias"] = np.zeros(width, np.float32)
         notes.append("no final norm in it: 1 and 0, as the original starts it anyway")
+    whole = mae_file.is_whole(tensors)
+    ignored = {} if whole else mae_file.without_decoder(tensors)
     if own:
         return _as_noted(own, known, options, counters, notes, faults)
 
     encoder = _encoder(tensors, options, known, notes, faults)
-    experts, part_features, ignored, split_from = _experts(tensors, options, notes, faults)
+    if whole:
+        image_size = list(_image_size(tensors, found.layout, options, known, notes))
+        settings = mae_file.settings(tensors, encoder, image_size, options, notes)
+        return Description("mae", settings, _size_of(settings), {}, {}, {}, counters, {}, None, notes, faults)
+    experts, part_features, leftovers, split_from = _experts(tensors, options, notes, faults)
+    ignored |= leftovers
     split_of = split_from["expert"] if split_from else None
     prefixes = heads.find_decoders(tensors, file_name, options, experts, split_of, ignored, notes, faults)
     settings = {
@@ -112,7 +121,8 @@ def describe(
         settings["deconv_filters"] = filters
     datasets = {name: heads.dataset_facts(name, prefix, options) for name, prefix in prefixes.items()}
     return Description(
-        settings, _size_of(settings), prefixes, datasets, dict(_CODEC), counters, ignored, split_from, notes, faults
+        "pose", settings, _size_of(settings), prefixes, datasets, dict(_CODEC), counters, ignored, split_from, notes,
+        faults,
     )  # fmt: skip
 
 
@@ -133,6 +143,14 @@ def lines(described: Description) -> Iterator[str]:
     if settings.get("experts"):
         names = ", ".join(settings["experts"])
         yield f"  experts   {len(settings['experts'])} of {settings['part_features']} features: {names}"
+    if described.task == "mae":
+        yield (
+            f"  decoder   of a masked autoencoder: {settings['decoder_embed_dim']} wide, {settings['decoder_depth']} "
+            f"blocks, {settings['decoder_num_heads']} heads"
+        )
+        for note in described.notes:
+            yield f"  note      {note}"
+        return
     keypoints = ", ".join(
         f"{name} ({k} keypoints, {'UDP' if described.datasets[name]['udp'] else 'no UDP'})"
         for name, k in settings["num_keypoints"].items()
@@ -156,7 +174,10 @@ def _as_noted(
     faults: list[str],
 ) -> Description:
     """The model that our own notes describe."""
-    refuse(options, "our notes in it", "keypoints", "source_image_size", "num_heads", "depth", "datasets")
+    refuse(
+        options, "our notes in it", "keypoints", "source_image_size", "num_heads", "decoder_num_heads", "depth",
+        "datasets",
+    )  # fmt: skip
     settings = dict(own["settings"])
     _, depth, num_heads, _ = _fields(settings)
     noted = {
@@ -169,8 +190,8 @@ def _as_noted(
         if name in noted and value != noted[name]
     ]
     return Description(
-        settings, _size_of(settings), rules.decoder_prefixes(tuple(own["order"])), dict(own["datasets"]),
-        dict(own["codec"]), counters, {}, own["provenance"].get("split_from"), notes, faults,
+        own.get("task", "pose"), settings, _size_of(settings), rules.decoder_prefixes(tuple(own["order"])),
+        dict(own["datasets"]), dict(own["codec"]), counters, {}, own["provenance"].get("split_from"), notes, faults,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vitpose_jax.convert import rules, torch_file
+from vitpose_jax.convert import layouts, rules, torch_file
 from vitpose_jax.training.model_file import ModelFile
 
 
@@ -28,7 +28,9 @@ def write_pth(path: pathlib.Path, variables: Mapping, file: ModelFile) -> None:
 
 
 def official_tensors(variables: Mapping, file: ModelFile) -> dict[str, np.ndarray]:
-    """{official key: array} in the order of the original, batch norm's step counters included.
+    """{key: array} in the order of the original, batch norm's step counters included.
+
+    Keys are those of the official ViTPose, of a masked autoencoder those of the official MAE.
 
     Raises:
         ValueError: the original cannot be this model.
@@ -40,7 +42,11 @@ def official_tensors(variables: Mapping, file: ModelFile) -> dict[str, np.ndarra
     for name, key in rules.counter_names(prefixes).items():
         if name.replace("num_batches_tracked", "running_mean") in tensors:
             tensors[name] = np.array(counted.get(key, 0), np.int64)
-    return {name: tensors[name] for name in sorted(tensors, key=_official_place)}
+    ordered = {name: tensors[name] for name in sorted(tensors, key=_official_place)}
+    if file.task != "mae":
+        return ordered
+    names = layouts.rename(ordered, layouts.MAE, to_layout=True)
+    return {str(names[name]): array for name, array in ordered.items()}
 
 
 def check_attention(settings: Mapping[str, Any]) -> None:
@@ -60,7 +66,7 @@ def check_attention(settings: Mapping[str, Any]) -> None:
 
 def decoder_order(file: ModelFile) -> tuple[str, ...]:
     """Data sets in the order of their decoders in the official layout: that of the experts, if there are any."""
-    names = tuple(file.settings["num_keypoints"])
+    names = tuple(file.settings.get("num_keypoints", ()))
     return tuple(name for name in file.settings.get("experts") or names if name in names)
 
 
@@ -86,7 +92,11 @@ def with_decoders(variables: Mapping, file: ModelFile, names: Sequence[str]) -> 
     return parts, chosen
 
 
-_GROUPS = ("backbone.pos_embed", "backbone.patch_embed", "backbone.blocks", "backbone.last_norm", "keypoint_head")
+_GROUPS = (
+    "backbone.cls_token", "backbone.pos_embed", "mae_decoder.mask_token", "mae_decoder.pos_embed",
+    "backbone.patch_embed", "backbone.blocks", "backbone.last_norm", "mae_decoder.embed", "mae_decoder.blocks",
+    "mae_decoder.norm", "mae_decoder.pred", "keypoint_head",
+)  # fmt: skip
 _PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "mlp.experts")
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -96,6 +106,7 @@ def _official_place(name: str) -> tuple:
     group = next((i for i, start in enumerate(_GROUPS) if name.startswith(start)), len(_GROUPS))
     part = next((i for i, part in enumerate(_PARTS) if f".{part}." in name), 0)
     numbers = tuple(int(word) for word in name.split(".") if word.isdigit())
-    module = numbers[0] if name.startswith(("backbone.blocks.", "associate_")) else 0  # block, or further decoder
+    stacked = name.startswith(("backbone.blocks.", "mae_decoder.blocks.", "associate_"))
+    module = numbers[0] if stacked else 0  # block, or further decoder
     leaf = name.rsplit(".", 1)[-1]
     return group, module, part, "final_layer" in name, numbers, _LEAVES.index(leaf) if leaf in _LEAVES else -1

@@ -130,7 +130,7 @@ def check(file: ModelFile, dataset: str | None) -> str:
 
 
 def _one_dataset(file: ModelFile, dataset: str | None) -> str:
-    names = list(file.settings["num_keypoints"])
+    names = list(file.settings.get("num_keypoints", ()))
     if not names:
         raise ValueError("this is an encoder alone; Hugging Face's VitPose needs a decoder")
     if dataset is None and len(names) > 1:

@@ -42,6 +42,7 @@ class Options:
         image_size: (H, W) to resize the position embedding for; None keeps the file's.
         source_image_size: (H, W) that the file's position embedding is for; None finds it out.
         num_heads: of the encoder; None takes the published number for its width.
+        decoder_num_heads: of a masked autoencoder's decoder; None takes the published number for its width.
         depth: of the encoder; None expects the published number for its width.
         entry: which entry of a .pth file holds the model.
     """
@@ -52,6 +53,7 @@ class Options:
     image_size: Size | None = None
     source_image_size: Size | None = None
     num_heads: int | None = None
+    decoder_num_heads: int | None = None
     depth: int | None = None
     entry: str | None = None
 
@@ -100,7 +102,7 @@ def read_model(path: pathlib.Path, options: Options, *, say: Callable[[str], Non
     for line in _grouped({**opened.ignored, **found.ignored, **described.ignored}):
         say(f"  ignored   {line}")
 
-    shapes = variable_shapes(vitpose(**described.settings))
+    shapes = variable_shapes(checkpoint.MODELS[described.task](**described.settings))
     faults = _faults(found, described, rules.torch_shapes(shapes, decoder_prefixes=described.prefixes))
     if faults:
         raise DoesNotFitError(f"{path} does not hold exactly one ViTPose:\n" + "\n".join(faults))
@@ -115,6 +117,7 @@ def read_model(path: pathlib.Path, options: Options, *, say: Callable[[str], Non
     say(f"  used      {used} tensors, {sum(leaf.size for _, leaf in description.leaves(variables)):,} numbers")
     counters = rules.counter_names(described.prefixes)
     file = ModelFile(
+        task=described.task,
         settings=described.settings,
         datasets=described.datasets,
         codec=described.codec,
@@ -154,7 +157,7 @@ def source_tensors(path: pathlib.Path, options: Options) -> Source | None:
     found = layouts.recognise(opened.tensors)
     described = description.describe(found, path.name, options, known=opened.known, own=opened.own)
     official = rules.decoder_prefixes(list(described.prefixes))
-    tensors = {name: array for name, array in found.tensors.items() if name.startswith("backbone.")}
+    tensors = {n: array for n, array in found.tensors.items() if n.startswith(("backbone.", "mae_decoder."))}
     for dataset, prefix in described.prefixes.items():
         for name in found.tensors:
             if name.startswith(f"{prefix}."):
@@ -196,6 +199,8 @@ def resized(model: Model, image_size: Size | None, say: Callable[[str], None]) -
     variables, file = model
     if image_size is None:
         return model
+    if file.task == "mae":
+        raise ValueError("a masked autoencoder keeps the size it has; init_from resizes what a ViTPose takes from it")
     old = vitpose(**file.settings)
     settings = {**file.settings, "image_size": list(image_size)}
     new = vitpose(**settings)
@@ -258,7 +263,7 @@ def _read_checkpoint(path: pathlib.Path, options: Options, say: Callable[[str], 
             f"{path} is no checkpoint of this project and has no {hugging_face.CONFIG_FILE}; give a file"
             + (f", such as {path / files[0]}" if files else ", a Hugging Face folder or a checkpoint's folder")
         )
-    refuse_names = ("entry", "keypoints", "num_heads", "depth", "source_image_size")
+    refuse_names = ("entry", "keypoints", "num_heads", "decoder_num_heads", "depth", "source_image_size")
     description.refuse(options, "a checkpoint of this project", *refuse_names)
     loaded = checkpoint.load_model(path)
     say(f"{loaded.path}: checkpoint of this project, step {loaded.step}")
@@ -267,7 +272,7 @@ def _read_checkpoint(path: pathlib.Path, options: Options, say: Callable[[str], 
     model: Model = (loaded.variables, file)
     if options.datasets:
         faults: list[str] = []
-        kept = heads.select({name: name for name in file.settings["num_keypoints"]}, options.datasets, faults)
+        kept = heads.select({name: name for name in file.settings.get("num_keypoints", ())}, options.datasets, faults)
         if faults:
             raise ValueError(f"{path}: {faults[0]}")
         model = with_decoders(*model, tuple(kept))

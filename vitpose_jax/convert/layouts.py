@@ -3,7 +3,7 @@
     official      github.com/ViTAE-Transformer/ViTPose and easy_ViTPose: backbone.*, keypoint_head.*
     mmpose1       mmpose 1.x, whose encoder is mmpretrain's: backbone.layers.*, head.*
     huggingface   transformers' VitPose: backbone.encoder.layer.*, head.conv
-    mae           masked-autoencoder pre-training and other bare encoders: blocks.*
+    mae           masked autoencoders, whole or the encoder alone, and other bare encoders: blocks.*
     mmpretrain    the same with mmpretrain's names: layers.*
 
 A layout is a table of name templates beside the official ones; `{i}` stands for a number, `{leaf}` for the last part of
@@ -56,12 +56,17 @@ TABLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     MAE: (
         ("pos_embed", "backbone.pos_embed"),
+        ("cls_token", "backbone.cls_token"),
         ("patch_embed.proj.{leaf}", "backbone.patch_embed.proj.{leaf}"),
         *(
-            (f"blocks.{{i}}.{part}.{{leaf}}", f"{_BLOCK}.{part}.{{leaf}}")
+            (f"{theirs}.{{i}}.{part}.{{leaf}}", f"{ours}.blocks.{{i}}.{part}.{{leaf}}")
+            for theirs, ours in (("blocks", "backbone"), ("decoder_blocks", "mae_decoder"))
             for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
         ),
         ("norm.{leaf}", "backbone.last_norm.{leaf}"),
+        ("mask_token", "mae_decoder.mask_token"),
+        ("decoder_pos_embed", "mae_decoder.pos_embed"),
+        *((f"decoder_{part}.{{leaf}}", f"mae_decoder.{part}.{{leaf}}") for part in ("embed", "norm", "pred")),
     ),
     HUGGING_FACE: (
         ("backbone.embeddings.position_embeddings", "backbone.pos_embed"),
@@ -92,11 +97,7 @@ IGNORED: dict[str, tuple[tuple[str, str], ...]] = {
         (r"data_preprocessor\.(mean|std)", "pixel normalisation, which is part of every model here"),
     ),
     HUGGING_FACE: (),
-    MAE: (
-        _NO_CLASS_TOKEN,
-        (r"mask_token|decoder_.+", "the decoder of masked-autoencoder pre-training, which no pose model has"),
-        _CLASSIFIER,
-    ),
+    MAE: (_CLASSIFIER,),
     MMPRETRAIN: (_NO_CLASS_TOKEN, _CLASSIFIER),
 }
 

@@ -34,30 +34,37 @@ class TorchTensor(NamedTuple):
         return tuple(math.prod(next(sizes) for _ in range(count)) for count in self.split or (1,) * len(self.axes))
 
 
-_VECTOR, _LINEAR, _CONV, _DECONV = (0,), (1, 0), (2, 3, 1, 0), (2, 3, 0, 1)
+_VECTOR, _LINEAR, _TOKENS, _CONV, _DECONV = (0,), (1, 0), (0, 1, 2), (2, 3, 1, 0), (2, 3, 0, 1)
+
+# A transformer block: ours, torch's, how axes are ordered and split.
+_BLOCK: tuple[tuple, ...] = (
+    ("norm1/scale", "norm1.weight", _VECTOR),
+    ("norm1/bias", "norm1.bias", _VECTOR),
+    ("attn/qkv/kernel", "attn.qkv.weight", _LINEAR, (1, 3)),
+    ("attn/qkv/bias", "attn.qkv.bias", _VECTOR, (3,)),
+    ("attn/proj/kernel", "attn.proj.weight", _LINEAR, (2, 1)),
+    ("attn/proj/bias", "attn.proj.bias", _VECTOR),
+    ("norm2/scale", "norm2.weight", _VECTOR),
+    ("norm2/bias", "norm2.bias", _VECTOR),
+    ("mlp/fc1/kernel", "mlp.fc1.weight", _LINEAR),
+    ("mlp/fc1/bias", "mlp.fc1.bias", _VECTOR),
+    ("mlp/fc2/kernel", "mlp.fc2.weight", _LINEAR),
+    ("mlp/fc2/bias", "mlp.fc2.bias", _VECTOR),
+)
 
 # Layer i of a decoder's deconvolutions is (deconvolution, batch norm, ReLU): entries 3i and 3i+1 of a torch Sequential.
 # None: the original has nothing of the kind.
 TORCH_TENSORS: tuple[tuple[str, TorchTensor | None], ...] = (
-    ("params/backbone/pos_embed", TorchTensor("backbone.pos_embed", (0, 1, 2))),
+    ("params/backbone/pos_embed", TorchTensor("backbone.pos_embed", _TOKENS)),
+    ("params/backbone/cls_token", TorchTensor("backbone.cls_token", _TOKENS)),
     ("params/backbone/patch_embed/kernel", TorchTensor("backbone.patch_embed.proj.weight", _CONV)),
     ("params/backbone/patch_embed/bias", TorchTensor("backbone.patch_embed.proj.bias", _VECTOR)),
-    ("params/backbone/blocks/norm1/scale", TorchTensor("backbone.blocks.{layer}.norm1.weight", _VECTOR)),
-    ("params/backbone/blocks/norm1/bias", TorchTensor("backbone.blocks.{layer}.norm1.bias", _VECTOR)),
-    ("params/backbone/blocks/attn/qkv/kernel", TorchTensor("backbone.blocks.{layer}.attn.qkv.weight", _LINEAR, (1, 3))),
-    ("params/backbone/blocks/attn/qkv/bias", TorchTensor("backbone.blocks.{layer}.attn.qkv.bias", _VECTOR, (3,))),
-    (
-        "params/backbone/blocks/attn/proj/kernel",
-        TorchTensor("backbone.blocks.{layer}.attn.proj.weight", _LINEAR, (2, 1)),
+    *(
+        (f"params/{module}/blocks/{ours}", TorchTensor(f"{module}.blocks.{{layer}}.{theirs}", *axes))
+        for module in ("backbone", "mae_decoder")
+        for ours, theirs, *axes in _BLOCK
     ),
-    ("params/backbone/blocks/attn/proj/bias", TorchTensor("backbone.blocks.{layer}.attn.proj.bias", _VECTOR)),
     ("params/backbone/blocks/attn/rel_pos/(table|rows|cols)", None),
-    ("params/backbone/blocks/norm2/scale", TorchTensor("backbone.blocks.{layer}.norm2.weight", _VECTOR)),
-    ("params/backbone/blocks/norm2/bias", TorchTensor("backbone.blocks.{layer}.norm2.bias", _VECTOR)),
-    ("params/backbone/blocks/mlp/fc1/kernel", TorchTensor("backbone.blocks.{layer}.mlp.fc1.weight", _LINEAR)),
-    ("params/backbone/blocks/mlp/fc1/bias", TorchTensor("backbone.blocks.{layer}.mlp.fc1.bias", _VECTOR)),
-    ("params/backbone/blocks/mlp/fc2/kernel", TorchTensor("backbone.blocks.{layer}.mlp.fc2.weight", _LINEAR)),
-    ("params/backbone/blocks/mlp/fc2/bias", TorchTensor("backbone.blocks.{layer}.mlp.fc2.bias", _VECTOR)),
     (
         "params/backbone/blocks/mlp/experts/kernel",
         TorchTensor("backbone.blocks.{layer}.mlp.experts.{expert}.weight", _LINEAR),
@@ -93,6 +100,14 @@ TORCH_TENSORS: tuple[tuple[str, TorchTensor | None], ...] = (
     ),
     ("params/decoders/[^/]+/final/kernel", TorchTensor("{decoder}.final_layer.weight", _CONV)),
     ("params/decoders/[^/]+/final/bias", TorchTensor("{decoder}.final_layer.bias", _VECTOR)),
+    ("params/mae_decoder/mask_token", TorchTensor("mae_decoder.mask_token", _TOKENS)),
+    ("params/mae_decoder/pos_embed", TorchTensor("mae_decoder.pos_embed", _TOKENS)),
+    ("params/mae_decoder/embed/kernel", TorchTensor("mae_decoder.embed.weight", _LINEAR)),
+    ("params/mae_decoder/embed/bias", TorchTensor("mae_decoder.embed.bias", _VECTOR)),
+    ("params/mae_decoder/norm/scale", TorchTensor("mae_decoder.norm.weight", _VECTOR)),
+    ("params/mae_decoder/norm/bias", TorchTensor("mae_decoder.norm.bias", _VECTOR)),
+    ("params/mae_decoder/pred/kernel", TorchTensor("mae_decoder.pred.weight", _LINEAR)),
+    ("params/mae_decoder/pred/bias", TorchTensor("mae_decoder.pred.bias", _VECTOR)),
 )
 
 

@@ -14,8 +14,9 @@ from vitpose_jax.convert import hugging_face, rules
 from vitpose_jax.convert.export import decoder_order, official_tensors
 from vitpose_jax.convert.importer import Source
 from vitpose_jax.models import vit
+from vitpose_jax.models.mae import MAE
 from vitpose_jax.models.vitpose import IMAGE_MEAN, IMAGE_STD, vitpose
-from vitpose_jax.training.model_file import ModelFile
+from vitpose_jax.training.model_file import MODELS, ModelFile
 
 # Largest difference of heatmaps that float32 explains, for heatmaps up to 1 high; larger heatmaps may differ more.
 TOLERANCE = 2e-5
@@ -40,10 +41,12 @@ def verify(
     Returns:
         Whether all differences are within `TOLERANCE`.
     """
-    model = vitpose(**{**file.settings, "dtype": "float32"})
+    model = MODELS[file.task](**{**file.settings, "dtype": "float32"})
     crops = np.random.default_rng(0).integers(0, 256, (CROPS, *model.image_size, 3), dtype=np.uint8)
     mean, deviation = np.array(IMAGE_MEAN, np.float32), np.array(IMAGE_STD, np.float32)
     pixels = ((crops.astype(np.float32) / np.float32(255) - mean) / deviation).transpose(0, 3, 1, 2)
+    if file.task == "mae":
+        return _verify_reconstruction(model, variables, source, pixels, say)
     tensors = official_tensors(variables, file)
     if source is not None:
         resized = "resized_from_image_size" in file.provenance
@@ -69,6 +72,28 @@ def verify(
             good &= difference <= TOLERANCE * max(1.0, height)
             say(f"  verify    {dataset}: values up to {height:.3g}, largest difference from {name} {difference:.2g}")
     return good
+
+
+def _verify_reconstruction(
+    model: MAE, variables: Mapping, source: Source | None, pixels: np.ndarray, say: Callable[[str], None]
+) -> bool:
+    """`verify` of a masked autoencoder: predictions of all patches when none is masked."""
+    import torch
+
+    arrays = rules.to_torch({"params": variables["params"]}, decoder_prefixes={}) if source is None else source.tensors
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    with torch.no_grad():
+        expected = _reconstruct(torch, tensors, model, torch.from_numpy(pixels)).numpy()
+    rows, cols = model.patch_grid
+    in_order = jnp.tile(jnp.arange(rows * cols) / (rows * cols), (len(pixels), 1))
+    unmasked = model.clone(mask_ratio=0.0)
+    with jax.default_matmul_precision("highest"):
+        outputs = jax.jit(
+            lambda params, images: unmasked.apply({"params": params}, images, train=False, noise=in_order)
+        )(variables["params"], pixels.transpose(0, 2, 3, 1))
+    difference, height = (float(np.abs(array).max()) for array in (np.asarray(outputs[0]) - expected, expected))
+    say(f"  verify    patches: values up to {height:.3g}, largest difference from PyTorch {difference:.2g}")
+    return difference <= TOLERANCE * max(1.0, height)
 
 
 def _transformers(
@@ -126,33 +151,60 @@ def _reference(arrays: Mapping[str, np.ndarray], file: ModelFile, pixels: np.nda
 
 
 def _encode(torch: Any, tensors: Mapping[str, Any], fields: Mapping, pixels: Any, expert: int | None) -> Any:
-    functional = torch.nn.functional
-    ratio, width, heads = fields["ratio"], fields["embed_dim"], fields["num_heads"]
-
-    def norm(x: Any, name: str) -> Any:
-        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-        return functional.layer_norm(x, (width,), weight, bias, fields["layer_norm_eps"])
-
-    def linear(x: Any, name: str) -> Any:
-        return functional.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
-    x = functional.conv2d(
+    ratio = fields["ratio"]
+    x = torch.nn.functional.conv2d(
         pixels, tensors["backbone.patch_embed.proj.weight"], tensors["backbone.patch_embed.proj.bias"],
         stride=16 // ratio, padding=4 + 2 * (ratio // 2 - 1),
     )  # fmt: skip
-    batch, _, rows, cols = x.shape
+    batch, width, rows, cols = x.shape
     positions = tensors["backbone.pos_embed"]
     x = x.flatten(2).transpose(1, 2) + positions[:, 1:] + positions[:, :1]
+    x = _blocks(torch, tensors, x, "backbone", fields, fields["layer_norm_eps"], expert)
+    x = _norm(torch, tensors, x, "backbone.last_norm", fields["layer_norm_eps"])
+    return x.transpose(1, 2).reshape(batch, width, rows, cols)
+
+
+def _reconstruct(torch: Any, tensors: Mapping[str, Any], model: MAE, pixels: Any) -> Any:
+    """Predictions of a masked autoencoder that sees all patches, in their order."""
+    eps = model.backbone["layer_norm_eps"]
+    x = torch.nn.functional.conv2d(
+        pixels, tensors["backbone.patch_embed.proj.weight"], tensors["backbone.patch_embed.proj.bias"], stride=16
+    )
+    positions = tensors["backbone.pos_embed"]
+    x = x.flatten(2).transpose(1, 2) + positions[:, 1:]
+    token = (tensors["backbone.cls_token"] + positions[:, :1]).expand(len(x), -1, -1)
+    x = _blocks(torch, tensors, torch.cat([token, x], 1), "backbone", model.backbone, eps, None)
+    x = _linear(torch, tensors, _norm(torch, tensors, x, "backbone.last_norm", eps), "mae_decoder.embed")
+    x = _blocks(torch, tensors, x + tensors["mae_decoder.pos_embed"], "mae_decoder", model.decoder, eps, None)
+    return _linear(torch, tensors, _norm(torch, tensors, x, "mae_decoder.norm", eps), "mae_decoder.pred")[:, 1:]
+
+
+def _norm(torch: Any, tensors: Mapping[str, Any], x: Any, name: str, eps: float) -> Any:
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], tensors[f"{name}.weight"], tensors[f"{name}.bias"], eps)
+
+
+def _linear(torch: Any, tensors: Mapping[str, Any], x: Any, name: str) -> Any:
+    return torch.nn.functional.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+
+def _blocks(
+    torch: Any, tensors: Mapping[str, Any], x: Any, module: str, fields: Mapping, eps: float, expert: int | None
+) -> Any:
+    (batch, _, width), heads = x.shape, fields["num_heads"]
     for layer in range(fields["depth"]):
-        block = f"backbone.blocks.{layer}"
-        qkv = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv").reshape(batch, -1, 3, heads, width // heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        block = f"{module}.blocks.{layer}"
+        qkv = _linear(torch, tensors, _norm(torch, tensors, x, f"{block}.norm1", eps), f"{block}.attn.qkv")
+        q, k, v = qkv.reshape(batch, -1, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
         weights = (q * (width // heads) ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
-        x = x + linear((weights @ v).transpose(1, 2).reshape(batch, -1, width), f"{block}.attn.proj")
-        hidden = functional.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
-        y = linear(hidden, f"{block}.mlp.fc2")
-        x = x + (y if expert is None else torch.cat([y, linear(hidden, f"{block}.mlp.experts.{expert}")], -1))
-    return norm(x, "backbone.last_norm").transpose(1, 2).reshape(batch, width, rows, cols)
+        attended = (weights @ v).transpose(1, 2).reshape(batch, -1, width)
+        x = x + _linear(torch, tensors, attended, f"{block}.attn.proj")
+        hidden = _linear(torch, tensors, _norm(torch, tensors, x, f"{block}.norm2", eps), f"{block}.mlp.fc1")
+        hidden = torch.nn.functional.gelu(hidden)
+        y = _linear(torch, tensors, hidden, f"{block}.mlp.fc2")
+        if expert is not None:
+            y = torch.cat([y, _linear(torch, tensors, hidden, f"{block}.mlp.experts.{expert}")], -1)
+        x = x + y
+    return x
 
 
 def _decode(torch: Any, tensors: Mapping[str, Any], x: Any, prefix: str) -> Any:

@@ -33,12 +33,19 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vitpose_jax import interrupt
-from vitpose_jax.data import shards
+from vitpose_jax.data import image_folder, shards
 from vitpose_jax.data.catalog import DATASETS, Dataset
 from vitpose_jax.data.custom import CUSTOM, CustomFiles, custom_dataset, notes
-from vitpose_jax.data.datasets import BUILD_FILE, BUILD_FORMAT
+from vitpose_jax.data.datasets import BUILD_FILE, BUILD_FORMAT, IMAGES
 from vitpose_jax.data.files import copy, read_json, write_text
-from vitpose_jax.data.report import REPORT_PICTURE, REPORT_TEXT, write_report
+from vitpose_jax.data.report import (
+    FAULTS_FILE,
+    REPORT_PICTURE,
+    REPORT_TEXT,
+    list_faults,
+    write_faults,
+    write_report,
+)
 from vitpose_jax.data.source import (
     Plan,
     absences,
@@ -51,9 +58,6 @@ from vitpose_jax.data.source import (
 )
 from vitpose_jax.data.tables import write_tables
 from vitpose_jax.keypoints import load_keypoint_set
-
-FAULTS_FILE = "faults.txt"
-FAULTS_SHOWN = 20
 
 _EXIT_ERROR, _EXIT_FAULTS, _EXIT_STOPPED = 1, 2, 130
 
@@ -185,13 +189,16 @@ def _build(
 
     _write_state(out, {**request, "complete": False, "digests": digests})
     if faults:
-        _write_faults(out, faults)
+        write_faults(out, faults)
     else:
         (out / FAULTS_FILE).unlink(missing_ok=True)
     if keypoint_file is not None:
         copy(keypoint_file, out / str(request["keypoints"]))
     built = {split: _write_split(dataset, source, split, plan, out) for split, plan in plans.items()}
-    shards.write_metadata(dataset.name, plans, out)
+    lengths = {
+        split: [end - first for first, end in shards.ranges(plan.lengths.tolist())] for split, plan in plans.items()
+    }
+    shards.write_metadata(dataset.name, lengths, out)
     write_report(
         dataset, plans, out, [] if files is None else notes(files, {s: len(p.images) for s, p in plans.items()})
     )
@@ -269,21 +276,10 @@ def _remove(out: pathlib.Path, dataset: Dataset) -> None:
                 (out / folder).rmdir()
 
 
-def _write_faults(out: pathlib.Path, faults: list[str]) -> None:
-    write_text(out / FAULTS_FILE, "".join(f"{fault}\n" for fault in faults))
-
-
-def _list(faults: list[str], out: pathlib.Path) -> str:
-    """The faults for a person to read, the first ones of many."""
-    lines = [f"  {fault}" for fault in faults[:FAULTS_SHOWN]]
-    if len(faults) > FAULTS_SHOWN:
-        lines.append(f"  … and {len(faults) - FAULTS_SHOWN} more")
-    return "\n".join([*lines, f"All {len(faults)} are listed in {out / FAULTS_FILE}"])
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vitpose_jax.data.build", description=__doc__.partition("\n")[0])
-    parser.add_argument("dataset", choices=[*sorted(DATASETS), CUSTOM], help="which data set --source holds")
+    names = [*sorted(DATASETS), CUSTOM, IMAGES]
+    parser.add_argument("dataset", choices=names, help=f"which data set --source holds; {IMAGES}: pictures, no labels")
     parser.add_argument("--source", required=True, type=pathlib.Path, help="the downloaded, unpacked data set")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder to build in")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="which splits (default: those that are there)")
@@ -298,8 +294,9 @@ def _parser() -> argparse.ArgumentParser:
         default = getattr(CustomFiles(), name)
         own.add_argument(f"--{name}", metavar="PATH", help=f"{what} (default: {default})")
     own.add_argument(
-        "--val-fraction", type=float, metavar="F", help="hold out this fraction of the --train images instead of --val"
-    )
+        "--val-fraction", type=float, metavar="F",
+        help=f"hold out this fraction of the --train images instead of --val; also for {IMAGES}",
+    )  # fmt: skip
     return parser
 
 
@@ -331,6 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0 done, 1 error, 2 the source is broken, 130 stopped."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.dataset == IMAGES:
+        return image_folder.command(parser, options)
     files, out = _custom_files(parser, options), options.out
     choices: dict[str, Any] = {"splits": options.splits, "skip_broken": options.skip_broken}
     try:
@@ -343,9 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nStopped. Run the same command again to continue: finished shards are kept in {out}.", file=sys.stderr)
         return _EXIT_STOPPED
     except FaultsError as error:
-        _write_faults(out, error.faults)
+        write_faults(out, error.faults)
         print(f"Nothing was built, {len(error.faults)} entries are broken:", file=sys.stderr)
-        print(_list(error.faults, out), file=sys.stderr)
+        print(list_faults(error.faults, out), file=sys.stderr)
         print("Repair them, or leave them out with --skip-broken.", file=sys.stderr)
         return _EXIT_FAULTS
     except (ValueError, OSError) as error:
@@ -357,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if result.left_out:
         print(f"Left out {len(result.left_out)} broken entries:")
-        print(_list(result.left_out, out))
+        print(list_faults(result.left_out, out))
     print((out / REPORT_TEXT).read_text(encoding="utf-8"))
     print("".join(f"{sentence}\n" for sentence in result.absent), end="")
     print(f"Built {options.dataset} in {out}. Look at {out / REPORT_PICTURE}.")

@@ -24,6 +24,8 @@ from vitpose_jax.keypoints import KeypointSet, load_keypoint_set
 BUILD_FILE = "build.json"
 BUILD_FORMAT = 2
 
+IMAGES = "images"  # name of every set of images without annotations
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -104,7 +106,73 @@ def open_split(data_dir: str | os.PathLike, name: str) -> Split:
         ValueError: the set is unfinished, from another version, or has no such split.
     """
     folder = paths.path(data_dir)
-    command = f"python -m vitpose_jax.data.build {'|'.join([*DATASETS, CUSTOM])} --source DIR --out {folder}"
+    build, records = _open(folder, name)
+    if build["dataset"] == IMAGES:
+        raise ValueError(f"{folder} holds images without annotations: they serve pre-training, not poses")
+    if build["dataset"] == CUSTOM:
+        dataset = custom_dataset(load_keypoint_set(folder / build["keypoints"]))
+    else:
+        dataset = DATASETS[build["dataset"]]
+    split = build["splits"][name]
+    images, instances = read_tables(folder / split["instances"])
+    return Split(
+        data_dir=folder,
+        name=name,
+        dataset=dataset,
+        images=images,
+        instances=instances,
+        skipped_image_ids=np.array(split["skipped_image_ids"], np.int64),
+        annotation_file=folder / split["annotations"],
+        detection_file=folder / split["detections"] if split["detections"] else None,
+        other_files=tuple(folder / file for file in split["others"]),
+        _records=records,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredImages:
+    """The images of a split of any built set, with or without annotations. Made by `open_images`.
+
+    Nothing but the number of images is in memory. Pickled, it is only its place.
+
+    Attributes:
+        data_dir: the built set.
+        name: of the split.
+        dataset_name: a key of `DATASETS`, "custom" or "images".
+    """
+
+    data_dir: epath.Path
+    name: str
+    dataset_name: str
+    _records: Any = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __reduce__(self):
+        return open_images, (os.fspath(self.data_dir), self.name)
+
+    def read(self, image: int) -> tuple[bytes, str]:
+        """(the file of an image, untouched, its name)."""
+        record = self._records[int(image)]
+        name = record["file_name"]
+        return record["image"], name.decode() if isinstance(name, bytes) else str(name)
+
+
+def open_images(data_dir: str | os.PathLike, name: str) -> StoredImages:
+    """Opens the images of a split of a built data set: what `build images` wrote, or any other one's.
+
+    Args and Raises: see `open_split`.
+    """
+    folder = paths.path(data_dir)
+    build, records = _open(folder, name)
+    return StoredImages(folder, name, build["dataset"], records)
+
+
+def _open(folder: epath.Path, name: str) -> tuple[dict[str, Any], Any]:
+    """(build file, records) of a complete set that has the split and its files."""
+    names = "|".join([*DATASETS, CUSTOM, IMAGES])
+    command = f"python -m vitpose_jax.data.build {names} --source DIR --out {folder}"
     if not (folder / BUILD_FILE).is_file():
         raise FileNotFoundError(f"there is no built data set in {folder}; build one with: {command}")
     build = read_json(folder / BUILD_FILE)
@@ -118,29 +186,13 @@ def open_split(data_dir: str | os.PathLike, name: str) -> Split:
         raise ValueError(f"{folder} has the splits {sorted(build['splits'])}, not {name!r}")
     split = build["splits"][name]
 
-    needed = [split["annotations"], split["detections"], split["instances"], *split["others"], *split["shards"]]
-    needed.append(build["keypoints"])
+    needed = [split.get("annotations"), split.get("detections"), split.get("instances"), *split.get("others", ())]
+    needed += [*split["shards"], build.get("keypoints")]
     missing = [file for file in needed if file is not None and not (folder / file).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; delete the folder and build it anew: {command}")
-    if build["dataset"] == CUSTOM:
-        dataset = custom_dataset(load_keypoint_set(folder / build["keypoints"]))
-    else:
-        dataset = DATASETS[build["dataset"]]
-    images, instances = read_tables(folder / split["instances"])
-    records = tfds.builder_from_directory(folder).as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
-    return Split(
-        data_dir=folder,
-        name=name,
-        dataset=dataset,
-        images=images,
-        instances=instances,
-        skipped_image_ids=np.array(split["skipped_image_ids"], np.int64),
-        annotation_file=folder / split["annotations"],
-        detection_file=folder / split["detections"] if split["detections"] else None,
-        other_files=tuple(folder / file for file in split["others"]),
-        _records=records,
-    )
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return build, tfds.builder_from_directory(folder).as_data_source(name, decoders=decoders)
 
 
 def detection_boxes(split: Split, path: str | os.PathLike | None = None, *, score_threshold: float = 0.0) -> Instances:

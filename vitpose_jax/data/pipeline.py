@@ -18,8 +18,8 @@ installed, which touches no device.
 import dataclasses
 import functools
 import signal
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Sequence, Sized
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -35,6 +35,15 @@ from vitpose_jax.types import EvalCrop, Record, TrainCrop
 # Decoded images that an evaluation stream keeps in each of its processes. Boxes come ordered by image, and the threads
 # of a process are at work on a few neighbouring images.
 _DECODED_IMAGES = 8
+
+
+class Source(Protocol):
+    """What streams are mixed of: something with a length, and its share; None is the length itself."""
+
+    @property
+    def split(self) -> Sized: ...
+    @property
+    def weight(self) -> float | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,18 +101,36 @@ def train_stream(
     own_rows = checked_rows(rows, batch_size)
     share = shares(sources)
     num_keypoints = max(len(source.split.keypoint_set) for source in sources)
-    parts = []
-    for index, source in enumerate(sources):
-        records = _TrainRecords(source.split, source.augment, crop_size[1] / crop_size[0], seed, index)
-        cut = _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index)
+    parts: list[tuple[Any, grain.transforms.RandomMap]] = [
+        (
+            _TrainRecords(source.split, source.augment, crop_size[1] / crop_size[0], seed, index),
+            _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index),
+        )
+        for index, source in enumerate(sources)
+    ]
+    stream = own_batches(interleaved(parts, share, seed), own_rows, batch_size, start_step)
+    return start(stream, num_workers, num_threads, prefetch)
+
+
+def interleaved(
+    parts: Sequence[tuple[Any, grain.transforms.RandomMap]], share: Sequence[float], seed: int
+) -> grain.MapDataset:
+    """The endless sequence of crops of several sources, each shuffled anew whenever it has been gone through.
+
+    Args:
+        parts: of each source the records, at random access, and what makes a crop of one.
+        share: see `shares`.
+        seed: of order and crops.
+    """
+    streams = []
+    for index, (records, cut) in enumerate(parts):
         # One seed for each source: two of the same length would otherwise be shuffled alike.
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-        parts.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
-    stream = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, share)
-    return _start(own_batches(stream, own_rows, batch_size, start_step), num_workers, num_threads, prefetch)
+        streams.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
+    return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, share)
 
 
-def shares(sources: Sequence[TrainSource]) -> list[float]:
+def shares(sources: Sequence[Source]) -> list[float]:
     """What part of the stream comes from each source.
 
     Raises:
@@ -172,7 +199,7 @@ def eval_stream(
     boxes = split.dataset.regions(instances.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0])
     pictures = None if pictures_ltrb is None else pictures_ltrb[own]
     crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp, pictures)
-    return _start(grain.MapDataset.source(crops).batch(len(own_rows)), num_workers, num_threads, prefetch)
+    return start(grain.MapDataset.source(crops).batch(len(own_rows)), num_workers, num_threads, prefetch)
 
 
 def checked_rows(rows: Sequence[int] | np.ndarray | None, batch_size: int) -> np.ndarray:
@@ -185,8 +212,8 @@ def checked_rows(rows: Sequence[int] | np.ndarray | None, batch_size: int) -> np
     return own
 
 
-def _start(stream: grain.MapDataset, num_workers: int, num_threads: int, prefetch: int) -> grain.DatasetIterator:
-    """Begins to make a stream's batches ahead of time."""
+def start(stream: grain.MapDataset, num_workers: int, num_threads: int, prefetch: int) -> grain.DatasetIterator:
+    """Begins to make a stream's batches ahead of time; arguments as of `train_stream`."""
     if num_workers < 0 or num_threads < 1 or prefetch < 1:
         raise ValueError(
             f"num_workers needs to be 0 or more, num_threads and prefetch 1 or more, not {num_workers}, {num_threads} "

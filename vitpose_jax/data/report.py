@@ -21,7 +21,8 @@ from vitpose_jax.data.files import write_text
 from vitpose_jax.data.source import Plan
 from vitpose_jax.data.tables import Instances
 
-REPORT_TEXT, REPORT_PICTURE = "report.txt", "report.jpg"
+REPORT_TEXT, REPORT_PICTURE, FAULTS_FILE = "report.txt", "report.jpg", "faults.txt"
+FAULTS_SHOWN = 20
 
 _CROPS_PER_SPLIT, _CROPS_PER_ROW = 16, 8
 _CROP_SIZE = (256, 192)
@@ -48,6 +49,19 @@ def write_report(dataset: Dataset, plans: Mapping[str, Plan], out: pathlib.Path,
     write_text(out / REPORT_TEXT, text)
     draw.save_image(out / REPORT_PICTURE, _contact_sheet(dataset, plans))
     return text
+
+
+def write_faults(out: pathlib.Path, faults: Sequence[str]) -> None:
+    """Writes a sentence for each broken entry into the folder of a build."""
+    write_text(out / FAULTS_FILE, "".join(f"{fault}\n" for fault in faults))
+
+
+def list_faults(faults: Sequence[str], out: pathlib.Path) -> str:
+    """The faults for a person to read, the first ones of many."""
+    lines = [f"  {fault}" for fault in faults[:FAULTS_SHOWN]]
+    if len(faults) > FAULTS_SHOWN:
+        lines.append(f"  … and {len(faults) - FAULTS_SHOWN} more")
+    return "\n".join([*lines, f"All {len(faults)} are listed in {out / FAULTS_FILE}"])
 
 
 def report_text(dataset: Dataset, plans: Mapping[str, Plan], notes: Sequence[str]) -> str:

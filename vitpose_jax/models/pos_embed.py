@@ -1,4 +1,4 @@
-"""Moving a position embedding to another patch grid, the way the original does when it loads a checkpoint."""
+"""Position embeddings: MAE's fixed one, and moving one to another patch grid as the original does when it loads it."""
 
 import numpy as np
 
@@ -58,6 +58,33 @@ def _linear_matrix(old: int, new: int) -> np.ndarray:
     """[new, old]: linear interpolation with half-pixel centres, clamped to the edge."""
     source = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     return np.maximum(0.0, 1.0 - np.abs(source[:, None] - np.arange(old)))
+
+
+def sincos(grid: Size, embed_dim: int) -> np.ndarray:
+    """The fixed two-dimensional sine-cosine embedding of masked-autoencoder pre-training, with a class token's row.
+
+    The first half of the channels tells the column, the second half the row; each half is as many sines as cosines.
+
+    Args:
+        grid: (rows, cols) of patches.
+        embed_dim: D, a multiple of 4.
+
+    Returns:
+        float32 [1, 1 + rows * cols, D]; the class token's row, the first, is 0. Computed in float64.
+
+    Raises:
+        ValueError: if D is no multiple of 4.
+
+    Source: `util/pos_embed.py::get_2d_sincos_pos_embed` of facebookresearch/mae, there for square grids.
+    """
+    if embed_dim % 4:
+        raise ValueError(f"a sine-cosine position embedding needs a width that is a multiple of 4, not {embed_dim}")
+    quarter = embed_dim // 4
+    frequencies = 1.0 / 10000 ** (np.arange(quarter) / quarter)
+    row, col = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    angles = [np.outer(position, frequencies) for position in (col, row)]
+    patches = np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
+    return np.concatenate([np.zeros((1, embed_dim)), patches]).astype(np.float32)[None]
 
 
 def _cubic_matrix(old: int, new: int) -> np.ndarray:

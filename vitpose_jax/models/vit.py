@@ -37,12 +37,13 @@ def patch_padding(ratio: int) -> int:
     return 4 + 2 * (ratio // 2 - 1)
 
 
-def patch_grid(image_size: Size, ratio: int = 1) -> Size:
+def patch_grid(image_size: Size, ratio: int = 1, *, padding: int | None = None) -> Size:
     """Number of patches along (height, width).
 
     Args:
         image_size: (H, W) of the input in pixels.
         ratio: 1, 2 or 4: patches overlap and lie 16 // ratio pixels apart.
+        padding: zero pixels on each side; None is `patch_padding`.
 
     Raises:
         ValueError: if the ratio is not one of these, or the image is smaller than one patch.
@@ -51,7 +52,8 @@ def patch_grid(image_size: Size, ratio: int = 1) -> Size:
     """
     if ratio not in (1, 2, 4):
         raise ValueError(f"ratio must be 1, 2 or 4, not {ratio!r}")
-    stride, padding = PATCH_SIZE // ratio, patch_padding(ratio)
+    stride = PATCH_SIZE // ratio
+    padding = patch_padding(ratio) if padding is None else padding
     rows, cols = ((side + 2 * padding - PATCH_SIZE) // stride + 1 for side in image_size)
     if rows < 1 or cols < 1:
         raise ValueError(
@@ -70,27 +72,32 @@ class PatchEmbed(nn.Module):
         embed_dim: D, width of a token.
         ratio: 1, 2 or 4.
         dtype: of the computation; parameters are float32.
+        padding: zero pixels on each side; None is the original ViTPose's `patch_padding`.
+        kernel_init: None is the default of torch's convolution, which the original never re-initialises.
     """
 
     embed_dim: int
     ratio: int
     dtype: jnp.dtype
+    padding: int | None = None
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Args: images [B, H, W, 3], normalised. Returns: tokens [B, rows, cols, D]."""
         batch, height, width, channels = images.shape
-        rows, cols = patch_grid((height, width), self.ratio)
-        # The default of torch's convolution, which the original never re-initialises: ±1/sqrt(fan in).
-        bound = (PATCH_SIZE * PATCH_SIZE * channels) ** -0.5
-        init = _uniform(bound)
-        kernel = self.param("kernel", init, (PATCH_SIZE, PATCH_SIZE, channels, self.embed_dim), jnp.float32)
+        padding = patch_padding(self.ratio) if self.padding is None else self.padding
+        rows, cols = patch_grid((height, width), self.ratio, padding=padding)
+        # The default of torch's convolution: ±1/sqrt(fan in).
+        init = uniform((PATCH_SIZE * PATCH_SIZE * channels) ** -0.5)
+        kernel = self.param(
+            "kernel", self.kernel_init or init, (PATCH_SIZE, PATCH_SIZE, channels, self.embed_dim), jnp.float32
+        )
         bias = self.param("bias", init, (self.embed_dim,), jnp.float32)
 
         # A patch is r x r blocks of s x s pixels; blocks are shared between overlapping patches.
         r, s = self.ratio, PATCH_SIZE // self.ratio
         block_rows, block_cols = rows + r - 1, cols + r - 1
-        padding = patch_padding(r)
         images = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         images = images[:, : block_rows * s, : block_cols * s].astype(self.dtype)
         blocks = images.reshape(batch, block_rows, s, block_cols, s, channels)
@@ -109,6 +116,7 @@ class Attention(nn.Module):
     num_heads: int
     dtype: jnp.dtype
     windows: Windows | None = None
+    kernel_init: nn.initializers.Initializer = _weight_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -117,9 +125,9 @@ class Attention(nn.Module):
         head_dim = embed_dim // self.num_heads
         windows = self.windows
         x = windows.split(x) if windows else x  # [B, W, T, D] if there are several windows; else [B, L, D], T is L
-        qkv = nn.DenseGeneral((3, self.num_heads, head_dim), dtype=self.dtype, kernel_init=_weight_init, name="qkv")(
-            x
-        )  # [B, (W,) T, 3, N, d]
+        qkv = nn.DenseGeneral(
+            (3, self.num_heads, head_dim), dtype=self.dtype, kernel_init=self.kernel_init, name="qkv"
+        )(x)  # [B, (W,) T, 3, N, d]
         # Heads before tokens: the products below are then plain batched matrix products, four times faster on a CPU.
         q, k, v = jnp.moveaxis(qkv, (-3, -2), (0, -3))  # [B, (W,) N, T, d] each
         if windows and windows.pool:
@@ -133,8 +141,12 @@ class Attention(nn.Module):
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))  # [B, (W,) N, T, keys]
         x = jnp.einsum("...qk,...kd->...qd", weights.astype(self.dtype), v, preferred_element_type=jnp.float32)
         x = (x / weights.sum(axis=-1, keepdims=True)).astype(self.dtype).swapaxes(-3, -2)  # [B, (W,) T, N, d]
-        x = nn.DenseGeneral(embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=_weight_init, name="proj")(x)
+        x = nn.DenseGeneral(embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(x)
         return windows.merge(x) if windows else x
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))  # [B, N, L, L]
+        x = jnp.einsum("bnqk,bnkd->bnqd", weights.astype(self.dtype), v, preferred_element_type=jnp.float32)
+        x = (x / weights.sum(axis=-1, keepdims=True)).astype(self.dtype).transpose(0, 2, 1, 3)  # [B, L, N, d]
+        return nn.DenseGeneral(embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(x)
 
 
 class Mlp(nn.Module):
@@ -150,14 +162,15 @@ class Mlp(nn.Module):
     num_experts: int
     part_features: int
     dtype: jnp.dtype
+    kernel_init: nn.initializers.Initializer = _weight_init
 
     @nn.compact
     def __call__(self, x: jax.Array, expert: jax.Array | None) -> jax.Array:
         """Args: x [B, L, D]; expert int32 scalar or [B], None without experts. Returns: [B, L, D]."""
-        hidden = nn.Dense(self.mlp_dim, dtype=self.dtype, kernel_init=_weight_init, name="fc1")(x)
+        hidden = nn.Dense(self.mlp_dim, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
         hidden = gelu(hidden)  # [B, L, F]
         shared = nn.Dense(
-            x.shape[-1] - self.part_features, dtype=self.dtype, kernel_init=_weight_init, name="fc2"
+            x.shape[-1] - self.part_features, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2"
         )(hidden)  # fmt: skip
         if expert is None:
             return shared
@@ -195,15 +208,16 @@ class Block(nn.Module):
     train: bool
     stochastic: bool
     windows: Windows | None = None
+    kernel_init: nn.initializers.Initializer = _weight_init
 
     @nn.compact
     def __call__(self, x: jax.Array, drop_rate: jax.Array, expert: jax.Array | None) -> tuple[jax.Array, None]:
         """Args: x [B, L, D]; drop_rate float32 scalar, this layer's; expert see `Mlp`. Returns: ([B, L, D], None)."""
-        attention = Attention(self.num_heads, self.dtype, self.windows, name="attn")
-        mlp = Mlp(self.mlp_dim, self.num_experts, self.part_features, self.dtype, name="mlp")
+        attention = Attention(self.num_heads, self.dtype, self.windows, self.kernel_init, name="attn")
+        mlp = Mlp(self.mlp_dim, self.num_experts, self.part_features, self.dtype, self.kernel_init, name="mlp")
         x = placed(x, CROPS, None, None)
-        x = x + self._drop_path(attention(_norm("norm1", self.layer_norm_eps)(x)), drop_rate)
-        x = x + self._drop_path(mlp(_norm("norm2", self.layer_norm_eps)(x), expert), drop_rate)
+        x = x + self._drop_path(attention(norm("norm1", self.layer_norm_eps)(x)), drop_rate)
+        x = x + self._drop_path(mlp(norm("norm2", self.layer_norm_eps)(x), expert), drop_rate)
         return placed(x, CROPS, None, None), None
 
     def _drop_path(self, branch: jax.Array, rate: jax.Array) -> jax.Array:
@@ -213,6 +227,27 @@ class Block(nn.Module):
         keep = 1.0 - rate
         kept = jax.random.bernoulli(self.make_rng("drop_path"), keep, (branch.shape[0], 1, 1))
         return branch * jnp.where(kept, 1.0 / keep, 0.0).astype(branch.dtype)
+
+
+def stacked_blocks(depth: int, *, remat: str, scan_unroll: int) -> Callable[..., nn.Module]:
+    """`Block` as a module of `depth` layers, whose parameters and drop rates have a leading `layers` axis.
+
+    Args:
+        depth: number of blocks.
+        remat: a key of `REMAT_POLICIES`.
+        scan_unroll: blocks per iteration of the scan.
+    """
+    block = Block
+    if remat != "none":
+        block = nn.remat(Block, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        in_axes=(0, nn.broadcast),
+        split_rngs={"params": True, "drop_path": True},
+        length=depth,
+        unroll=scan_unroll,
+    )
 
 
 class ViT(nn.Module):
@@ -299,18 +334,8 @@ class ViT(nn.Module):
         }  # fmt: skip
         rates = jnp.linspace(0.0, self.drop_path, self.depth)
         if len(period) == 1 or self.is_initializing():  # blocks that differ in their windows have the same parameters
-            block = Block
-            if self.remat != "none":
-                block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-            blocks = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                in_axes=(0, nn.broadcast),
-                split_rngs={"params": True, "drop_path": True},
-                length=self.depth,
-                unroll=self.scan_unroll,
-            )(**settings, windows=period[0], name="blocks")
-            x, _ = blocks(x, rates, expert)
+            blocks = stacked_blocks(self.depth, remat=self.remat, scan_unroll=self.scan_unroll)
+            x, _ = blocks(**settings, windows=period[0], name="blocks")(x, rates, expert)
         else:
             x = scan_periods(
                 [Block(**settings, windows=windows, parent=None) for windows in period], x,
@@ -318,7 +343,7 @@ class ViT(nn.Module):
                 self.make_rng("drop_path") if train and self.drop_path > 0 else None,
                 remat=REMAT_POLICIES[self.remat], unroll=max(1, self.scan_unroll // len(period)),
             )  # fmt: skip
-        x = _norm("last_norm", self.layer_norm_eps)(x).astype(self.dtype)
+        x = norm("last_norm", self.layer_norm_eps)(x).astype(self.dtype)
         return x.reshape(batch, rows, cols, self.embed_dim)
 
 
@@ -327,12 +352,14 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
 
 
-def _norm(name: str, eps: float) -> nn.LayerNorm:
-    # float32 inside whatever the inputs are; the Dense layer that follows casts to the computation's dtype.
+def norm(name: str, eps: float) -> nn.LayerNorm:
+    """Layer norm, float32 inside whatever the inputs are; the Dense layer behind it casts as the computation wants."""
     return nn.LayerNorm(epsilon=eps, dtype=jnp.float32, name=name)
 
 
-def _uniform(bound: float) -> nn.initializers.Initializer:
+def uniform(bound: float) -> nn.initializers.Initializer:
+    """Initial values between -bound and bound."""
+
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 

@@ -251,29 +251,8 @@ def vitpose(
     Raises:
         ValueError: for a value outside these, a missing field, or heads that do not divide the width.
     """
-    if size is not None and size not in SIZES:
-        raise ValueError(f"model size must be one of {sorted(SIZES)} or None, not {size!r}")
-    names = ("embed_dim", "depth", "num_heads", "mlp_dim")
-    values = [
-        given if given is not None else default
-        for given, default in zip(
-            (embed_dim, depth, num_heads, mlp_dim), SIZES[size] if size else (None,) * 4, strict=True
-        )
-    ]
-    missing = [name for name, value in zip(names, values, strict=True) if value is None]
-    if missing:
-        raise ValueError(f"without a model size, {missing} must be given too")
-    fields = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-    not_positive = {name: value for name, value in fields.items() if value < 1}
-    if not_positive:
-        raise ValueError(f"these model settings must be positive: {not_positive}")
-    if fields["embed_dim"] % fields["num_heads"]:
-        raise ValueError(f"num_heads {fields['num_heads']} does not divide embed_dim {fields['embed_dim']}")
-    for name, value, known in (
-        ("decoder", decoder, decoders.DECODERS), ("remat", remat, vit.REMAT_POLICIES), ("dtype", dtype, DTYPES),
-    ):  # fmt: skip
-        if value not in known:
-            raise ValueError(f"model {name} must be one of {sorted(known)}, not {value!r}")
+    fields = encoder_fields(size, embed_dim, depth, num_heads, mlp_dim)
+    check_choices(decoder=decoder, remat=remat, dtype=dtype)
     if not 0.0 < layer_norm_eps < 1.0:
         raise ValueError(f"layer_norm_eps must be in (0, 1), not {layer_norm_eps}")
     if not 0.0 <= drop_path < 1.0:
@@ -306,6 +285,43 @@ def vitpose(
         deconv_filters=deconv_filters,
         dtype=DTYPES[dtype],
     )  # fmt: skip
+
+
+def encoder_fields(
+    size: str | None, embed_dim: int | None, depth: int | None, num_heads: int | None, mlp_dim: int | None
+) -> dict[str, int]:
+    """The four numbers of an encoder: a size's, where they are not given.
+
+    Raises:
+        ValueError: for an unknown size, a missing or not positive number, or heads that do not divide the width.
+    """
+    if size is not None and size not in SIZES:
+        raise ValueError(f"model size must be one of {sorted(SIZES)} or None, not {size!r}")
+    names = ("embed_dim", "depth", "num_heads", "mlp_dim")
+    values = [
+        given if given is not None else default
+        for given, default in zip(
+            (embed_dim, depth, num_heads, mlp_dim), SIZES[size] if size else (None,) * 4, strict=True
+        )
+    ]
+    missing = [name for name, value in zip(names, values, strict=True) if value is None]
+    if missing:
+        raise ValueError(f"without a model size, {missing} must be given too")
+    fields = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    not_positive = {name: value for name, value in fields.items() if value < 1}
+    if not_positive:
+        raise ValueError(f"these model settings must be positive: {not_positive}")
+    if fields["embed_dim"] % fields["num_heads"]:
+        raise ValueError(f"num_heads {fields['num_heads']} does not divide embed_dim {fields['embed_dim']}")
+    return fields
+
+
+def check_choices(**settings: str) -> None:
+    """Raises ValueError unless `decoder`, `remat` and `dtype`, as far as they are given, are known ones."""
+    known: Mapping[str, Mapping] = {"decoder": decoders.DECODERS, "remat": vit.REMAT_POLICIES, "dtype": DTYPES}
+    for name, value in settings.items():
+        if value not in known[name]:
+            raise ValueError(f"model {name} must be one of {sorted(known[name])}, not {value!r}")
 
 
 def _check_experts(

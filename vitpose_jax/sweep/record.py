@@ -22,6 +22,8 @@ from typing import Any
 
 from etils import epath
 
+from vitpose_jax import trees
+
 FINISHED, METRICS, CONFIG = "finished.json", "metrics.jsonl", "config.json"
 OUTPUT, TRIAL, LOCK = "output.txt", "trial.json", "trial.lock"
 
@@ -156,14 +158,7 @@ def _is_locked(folder: epath.Path) -> bool:
 
 def _differences(found: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """What train.py wrote and what the sweep says; train.py fills in what a config leaves None."""
-    old, new = _leaves(found), _leaves(json.loads(json.dumps(config)))
+    old, new = trees.dotted(found), trees.dotted(json.loads(json.dumps(config)))
     for name in sorted(old.keys() & new.keys()):
         if new[name] is not None and old[name] != new[name] and not name.startswith(_FREE):
             yield f"ran with {name} {old[name]!r}, the sweep now says {new[name]!r}"
-
-
-def _leaves(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in section.items():
-        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return leaves

@@ -22,10 +22,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from vitpose_jax import interrupt, paths, trees
 from vitpose_jax.data.files import folder_written_beside
-from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import processes
 from vitpose_jax.training import state as train_state
-from vitpose_jax.training.model_file import ModelFile
+from vitpose_jax.training.model_file import MODELS, ModelFile
 
 FOLDER = "checkpoints"
 
@@ -37,8 +36,8 @@ class Checkpoints:
         workdir: the run's folder.
         model_file: what makes the model usable, written with every checkpoint.
         keep_last: how many of the newest to keep.
-        best_metric: the metric whose largest value marks the best checkpoint, which is kept too; None if the run is
-            never evaluated.
+        best_metric: the metric whose largest value marks the best checkpoint, which is kept too; None if the newest is
+            the one to use.
     """
 
     def __init__(self, workdir: str | os.PathLike, model_file: "ModelFile", *, keep_last: int, best_metric: str | None):
@@ -86,11 +85,12 @@ class Checkpoints:
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Puts an evaluation's result beside a saved step: it may be the best from now on."""
-        if self._best_metric is None or self._best_metric not in metrics:
+        if self._best_metric is not None and self._best_metric not in metrics:
             raise ValueError(f"the best checkpoint is chosen by {self._best_metric!r}, but there are {sorted(metrics)}")
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
-            content = json.dumps({**metrics, _BEST_KEY: metrics[self._best_metric]})
+            best = step if self._best_metric is None else metrics[self._best_metric]
+            content = json.dumps({**metrics, _BEST_KEY: best})
             paths.write(self.folder / str(step) / "metrics" / "metrics", content)  # where Orbax keeps them
         multihost_utils.sync_global_devices(f"metrics of step {step}")
         self._manager.reload()
@@ -145,7 +145,7 @@ class Checkpoints:
 class LoadedModel:
     """A model with its weights."""
 
-    model: ViTPose
+    model: Any  # ViTPose, or what else the file's task has in `MODELS`
     file: ModelFile
     variables: dict  # {"params", "batch_stats"} of numpy float32
     path: str  # the step's folder
@@ -181,7 +181,7 @@ def load_model(path: str | os.PathLike) -> LoadedModel:
     file = ModelFile.from_json(restored["model"], folder / str(step))
     found = {name: value for name, value in metrics.items() if name != _BEST_KEY}
     variables = {"params": restored["state"]["params"], "batch_stats": restored["state"]["batch_stats"]}
-    return LoadedModel(vitpose(**file.settings), file, variables, str(folder / str(step)), step, found)
+    return LoadedModel(MODELS[file.task](**file.settings), file, variables, str(folder / str(step)), step, found)
 
 
 def load_model_file(path: str | os.PathLike) -> ModelFile:

@@ -11,14 +11,14 @@ from vitpose_jax.training import state as train_state
 # Which of the named choices freeze a parameter. The last norm and the decoders are always trained.
 # Source: `vit.py::ViT._freeze_stages`: `freeze_attn`, `freeze_ffn`, and what the two freeze together.
 FREEZE_TABLE: tuple[tuple[str, frozenset[str]], ...] = (
-    ("backbone/pos_embed", frozenset({"ffn", "encoder"})),
+    ("backbone/(pos_embed|cls_token)", frozenset({"ffn", "encoder"})),
     ("backbone/patch_embed/(kernel|bias)", frozenset({"ffn", "encoder"})),
     ("backbone/blocks/norm1/(scale|bias)", frozenset({"mhsa", "encoder"})),
     ("backbone/blocks/attn/.+", frozenset({"mhsa", "encoder"})),
     ("backbone/blocks/norm2/(scale|bias)", frozenset({"ffn", "encoder"})),
     ("backbone/blocks/mlp/.+", frozenset({"ffn", "encoder"})),
     ("backbone/last_norm/(scale|bias)", frozenset()),
-    ("decoders/.+", frozenset()),
+    ("(decoders|mae_decoder)/.+", frozenset()),
 )
 CHOICES = ("mhsa", "ffn", "encoder")
 

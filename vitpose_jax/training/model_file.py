@@ -3,15 +3,19 @@
 import dataclasses
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vitpose_jax import trees
 from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet, keypoint_set
+from vitpose_jax.models.mae import mae
 from vitpose_jax.models.vitpose import vitpose
 
 FORMAT = 1
 FREE_SETTINGS = ("drop_path", "remat", "scan_unroll", "dtype")  # of the model; a run may change them on its way
+
+# Task to the function that makes its model from plain settings.
+MODELS: dict[str, Callable[..., Any]] = {"pose": vitpose, "mae": mae}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +23,11 @@ class ModelFile:
     """What, besides arrays, makes a model usable from its folder alone.
 
     Attributes:
-        settings: keyword arguments of `vitpose_jax.models.vitpose.vitpose`.
+        settings: keyword arguments of the task's row in `MODELS`.
         datasets: per decoder the data set's facts: `keypoint_set` (a name), `udp`; for a keypoint set that is not a
             published one also `keypoints`, its fields.
         codec: how heatmaps were made and are read: `sigma` (cells), `blur_kernel` (cells).
+        task: what the model is for, a key of `MODELS`.
         trained_on: names of the data sets that the weights learned from, here or before (`DATASETS`, or "custom").
         provenance: where converted weights come from: `source` (file name), `sha256`, `converter` (its version),
             `layout`, `size`, `decoder`, `datasets`, `recognized_as` (a key of `convert.released.RELEASED`, or None).
@@ -32,6 +37,7 @@ class ModelFile:
     settings: Mapping[str, Any]
     datasets: Mapping[str, Mapping[str, Any]]
     codec: Mapping[str, Any]
+    task: str = "pose"
     trained_on: Sequence[str] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -63,10 +69,11 @@ class ModelFile:
         ]
 
     def _meaning(self) -> dict:
-        known = {name: parameter.default for name, parameter in inspect.signature(vitpose).parameters.items()}
+        known = {name: parameter.default for name, parameter in inspect.signature(MODELS[self.task]).parameters.items()}
         settings = {**known, **self.settings}
         return _plain(
             {
+                "config.task": self.task,
                 "config.model": {name: value for name, value in settings.items() if name not in FREE_SETTINGS},
                 "data set": self.datasets,
                 "config.codec": self.codec,
@@ -80,6 +87,7 @@ class ModelFile:
             "settings": _plain(self.settings),
             "datasets": _plain(self.datasets),
             "codec": _plain(self.codec),
+            "task": self.task,
             "trained_on": _plain(self.trained_on),
             "provenance": _plain(self.provenance),
         }

@@ -74,9 +74,8 @@ class Monitor:
         scalars["input_wait_fraction"] = self._waited / elapsed
         scalars["epoch"] = step / self._steps_per_epoch
         self._log.write(step, {f"train/{name}": value for name, value in scalars.items()})
-        progress.set_postfix_str(
-            f"loss {scalars['loss']:.2e} acc {scalars['accuracy']:.3f} {scalars['images_per_second']:.0f} images/s"
-        )
+        accuracy = f" acc {scalars['accuracy']:.3f}" if "accuracy" in scalars else ""
+        progress.set_postfix_str(f"loss {scalars['loss']:.2e}{accuracy} {scalars['images_per_second']:.0f} images/s")
         self.restart_clock()
 
 

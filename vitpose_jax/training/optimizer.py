@@ -22,19 +22,23 @@ Schedule = Callable[[Any], Any]
 
 # Embeddings are layer 0, block i is layer i + 1, everything behind the blocks has the full learning rate.
 LAYER_TABLE: tuple[tuple[str, Literal["embeddings", "blocks", "top"]], ...] = (
-    ("backbone/pos_embed", "embeddings"),
+    ("backbone/(pos_embed|cls_token)", "embeddings"),
     ("backbone/patch_embed/(kernel|bias)", "embeddings"),
     ("backbone/blocks/.+", "blocks"),
     ("backbone/last_norm/(scale|bias)", "top"),
     ("decoders/.+", "top"),
+    ("mae_decoder/.+", "top"),
 )
 
-# No decay for vectors (biases, scales of norms), the position embedding and relative positions.
+# No decay for vectors (biases, scales of norms) and positions, embedded or relative; MAE's tokens decay, as in the
+# original.
 WEIGHT_DECAY_TABLE: tuple[tuple[str, bool], ...] = (
-    ("backbone/pos_embed", False),
+    ("(backbone|mae_decoder)/pos_embed", False),
     ("backbone/blocks/attn/rel_pos/(table|rows|cols)", False),
-    ("(backbone|decoders)/.+/(bias|scale)", False),
-    ("(backbone|decoders)/.+/kernel", True),
+    ("backbone/cls_token", True),
+    ("mae_decoder/mask_token", True),
+    ("(backbone|decoders|mae_decoder)/.+/(bias|scale)", False),
+    ("(backbone|decoders|mae_decoder)/.+/kernel", True),
 )
 
 
@@ -186,11 +190,18 @@ def make_schedule(
     steps_per_epoch: int,
     total_steps: int,
     warmup_steps: int = 500,
+    warmup_epochs: float | None = None,
     warmup_ratio: float = 0.001,
     drop_epochs: Sequence[int] = (170, 200),
     drop_factor: float = 0.1,
 ) -> Schedule:
-    """The schedule of a config's `schedule` section: "step" (the published one) or "cosine"."""
+    """The schedule of a config's `schedule` section: "step" (the published one) or "cosine".
+
+    `warmup_epochs`, where given, says how long the warm-up is instead of `warmup_steps`; the other arguments are those
+    of `step_schedule` and `cosine_schedule`.
+    """
+    if warmup_epochs is not None:
+        warmup_steps = round(warmup_epochs * steps_per_epoch)
     if kind == "step":
         return step_schedule(
             learning_rate, steps_per_epoch=steps_per_epoch, warmup_steps=warmup_steps, warmup_ratio=warmup_ratio,

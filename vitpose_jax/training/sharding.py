@@ -26,20 +26,22 @@ BATCH_SPEC = PartitionSpec(CROPS)
 
 # Path to logical axes, one name or None per dimension.
 LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    ("backbone/pos_embed", (None, None, "embed")),
+    ("(backbone|mae_decoder)/pos_embed", (None, None, "embed")),
+    ("backbone/cls_token", (None, None, "embed")),
+    ("mae_decoder/mask_token", (None, None, "embed")),
     ("backbone/patch_embed/kernel", (None, None, None, "embed")),
     ("backbone/patch_embed/bias", (None,)),
-    ("backbone/blocks/norm[12]/(scale|bias)", ("layers", None)),
-    ("backbone/blocks/attn/qkv/kernel", ("layers", "embed", None, "heads", None)),
-    ("backbone/blocks/attn/qkv/bias", ("layers", None, "heads", None)),
-    ("backbone/blocks/attn/proj/kernel", ("layers", "heads", None, "embed")),
-    ("backbone/blocks/attn/proj/bias", ("layers", None)),
+    ("(backbone|mae_decoder)/blocks/norm[12]/(scale|bias)", ("layers", None)),
+    ("(backbone|mae_decoder)/blocks/attn/qkv/kernel", ("layers", "embed", None, "heads", None)),
+    ("(backbone|mae_decoder)/blocks/attn/qkv/bias", ("layers", None, "heads", None)),
+    ("(backbone|mae_decoder)/blocks/attn/proj/kernel", ("layers", "heads", None, "embed")),
+    ("(backbone|mae_decoder)/blocks/attn/proj/bias", ("layers", None)),
     ("backbone/blocks/attn/rel_pos/table", ("layers", None, None, "heads")),
     ("backbone/blocks/attn/rel_pos/(rows|cols)", ("layers", None, None)),
-    ("backbone/blocks/mlp/fc1/kernel", ("layers", "embed", "mlp")),
-    ("backbone/blocks/mlp/fc1/bias", ("layers", "mlp")),
-    ("backbone/blocks/mlp/fc2/kernel", ("layers", "mlp", "embed")),
-    ("backbone/blocks/mlp/fc2/bias", ("layers", None)),
+    ("(backbone|mae_decoder)/blocks/mlp/fc1/kernel", ("layers", "embed", "mlp")),
+    ("(backbone|mae_decoder)/blocks/mlp/fc1/bias", ("layers", "mlp")),
+    ("(backbone|mae_decoder)/blocks/mlp/fc2/kernel", ("layers", "mlp", "embed")),
+    ("(backbone|mae_decoder)/blocks/mlp/fc2/bias", ("layers", None)),
     ("backbone/blocks/mlp/experts/kernel", ("layers", None, "mlp", "embed")),
     ("backbone/blocks/mlp/experts/bias", ("layers", None, None)),
     ("backbone/last_norm/(scale|bias)", (None,)),
@@ -47,6 +49,10 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("decoders/[^/]+/bn[01]/(scale|bias|mean|var)", (None,)),
     ("decoders/[^/]+/final/kernel", (None, None, "embed", None)),
     ("decoders/[^/]+/final/bias", (None,)),
+    ("mae_decoder/embed/kernel", (None, "embed")),
+    ("mae_decoder/pred/kernel", ("embed", None)),
+    ("mae_decoder/(embed|pred)/bias", (None,)),
+    ("mae_decoder/norm/(scale|bias)", (None,)),
 )  # fmt: skip
 
 # Logical axis to mesh axis.

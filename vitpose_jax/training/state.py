@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from vitpose_jax.models.mae import MAE
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.training import sharding
 
@@ -20,19 +21,19 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-def init_variables(model: ViTPose, key: jax.Array) -> dict:
+def init_variables(model: ViTPose | MAE, key: jax.Array) -> dict:
     """Fresh {"params", "batch_stats"} of a model (the second empty where there is no batch norm)."""
     images = jnp.zeros((1, *model.image_size, 3), jnp.float32)
     variables = model.init(key, images, train=False)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def variable_shapes(model: ViTPose) -> dict:
+def variable_shapes(model: ViTPose | MAE) -> dict:
     """Shapes of `init_variables`, without making them."""
     return jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
 
 
-def abstract_state(model: ViTPose, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(model: ViTPose | MAE, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the train state: what restoring needs to know."""
     shapes = jax.eval_shape(lambda key: _fresh(model, tx, key), jax.random.key(0))
     shardings = sharding.state_shardings(shapes, mesh)
@@ -42,7 +43,7 @@ def abstract_state(model: ViTPose, tx: optax.GradientTransformation, mesh: Mesh)
 
 
 def init_state(
-    model: ViTPose, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh, variables: dict | None = None
+    model: ViTPose | MAE, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh, variables: dict | None = None
 ) -> TrainState:
     """A train state at step 0, every leaf made where it belongs.
 
@@ -63,6 +64,6 @@ def init_state(
     )(*placed)
 
 
-def _fresh(model: ViTPose, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
+def _fresh(model: ViTPose | MAE, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
     variables = init_variables(model, key)
     return TrainState(jnp.int32(0), variables["params"], variables["batch_stats"], tx.init(variables["params"]))

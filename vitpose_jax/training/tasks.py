@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vitpose_jax import codec
+from vitpose_jax.models.mae import MAE
 from vitpose_jax.models.vitpose import ViTPose
 
 # (params, batch statistics, batch, random key) to (loss, (new batch statistics, metrics)).
@@ -93,6 +94,38 @@ def dense_pose_loss(model: ViTPose, *, udp: Mapping[str, bool], sigma: float, ow
         return _sum(losses), (updates.get("batch_stats", {}), _metrics(losses, accuracies))
 
     return loss
+
+
+def mae_loss(model: MAE) -> Loss:
+    """Masked-autoencoder pre-training: the mean squared error of the patches that the encoder did not see.
+
+    What is masked is drawn from the step's key. The only metric is `loss`; the targets of `norm_pix_loss` have variance
+    1, so that predicting each patch's mean scores 1.
+
+    Source: `models_mae.py::forward_loss`.
+    """
+
+    def loss(params, batch_stats, batch, key):
+        outputs: Any = model.apply({"params": params}, batch["image"], train=True, rngs={"mask": key})
+        predicted, mask = outputs
+        value = reconstruction_loss(predicted, model.target(batch["image"]), mask)
+        return value, (batch_stats, {"loss": value})
+
+    return loss
+
+
+def reconstruction_loss(predicted: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean squared error of the removed patches.
+
+    Args:
+        predicted: float32 [B, L, values].
+        target: float32 [B, L, values].
+        mask: float32 [B, L], 1 where a patch was removed.
+
+    Returns:
+        float32 scalar.
+    """
+    return (jnp.square(predicted - target).mean(axis=-1) * mask).sum() / mask.sum()
 
 
 def dense_losses(

@@ -9,6 +9,7 @@ import numpy as np
 
 from vitpose_jax import trees
 from vitpose_jax.models import pos_embed
+from vitpose_jax.models.mae import MAE
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.training import checkpoint
 from vitpose_jax.training import state as train_state
@@ -20,7 +21,7 @@ _MLP = "params/backbone/blocks/mlp"
 
 
 def init_from(
-    path: str, model: ViTPose, *, key: jax.Array, fresh: Sequence[str] = ()
+    path: str, model: ViTPose | MAE, *, key: jax.Array, fresh: Sequence[str] = ()
 ) -> tuple[dict, dict[str, list[str]]]:
     """Variables of a new run from the weights of another model.
 
@@ -47,7 +48,7 @@ def init_from(
             f"init_from {source.path} has experts, this run's model has none: split it first (convert_torch_weights.py "
             "--input CHECKPOINT --split DIR) and start from the part of one data set"
         )
-    initial = train_state.init_variables(model, key)
+    initial = jax.jit(lambda key: train_state.init_variables(model, key))(key)
     report: dict[str, list[str]] = {"restored": [], "expanded": [], "resized": [], "fresh": [], "unused": []}
     faults = []
     try:
@@ -92,7 +93,9 @@ def init_from(
     return {"batch_stats": {}} | trees.unflatten(result), report
 
 
-def _experts_by_name(theirs: dict[str, Any], source: ViTPose, model: ViTPose, fresh: Sequence[re.Pattern[str]]) -> None:
+def _experts_by_name(
+    theirs: dict[str, Any], source: ViTPose | MAE, model: ViTPose | MAE, fresh: Sequence[re.Pattern[str]]
+) -> None:
     """Puts the experts of a checkpoint into this model's order: an expert belongs to a data set, not to a place."""
     starts_fresh = all(any(p.fullmatch(f"{_EXPERTS}/{leaf}") for p in fresh) for leaf in ("kernel", "bias"))
     if not source.experts or source.experts == model.experts or starts_fresh:
@@ -108,7 +111,7 @@ def _experts_by_name(theirs: dict[str, Any], source: ViTPose, model: ViTPose, fr
         theirs[path] = np.asarray(theirs[path])[:, order]
 
 
-def expand_into_experts(variables: Mapping[str, Any], model: ViTPose) -> tuple[dict[str, Any], set[str]]:
+def expand_into_experts(variables: Mapping[str, Any], model: ViTPose | MAE) -> tuple[dict[str, Any], set[str]]:
     """Splits the second layer of every MLP of a plain encoder for a model with experts (ViTPose++).
 
     The last p outputs go to every expert, so that all are equal at first, the others to the layer that the data sets
@@ -124,10 +127,11 @@ def expand_into_experts(variables: Mapping[str, Any], model: ViTPose) -> tuple[d
 
     Source: `mmcv_custom/checkpoint.py::load_checkpoint` with `part_features`.
     """
+    if not model.experts or f"{_MLP}/experts/kernel" in variables:
+        return dict(variables), set()
     kernel, bias = (variables.get(f"{_MLP}/fc2/{leaf}") for leaf in ("kernel", "bias"))
     embed_dim, part = model.backbone["embed_dim"], model.backbone["part_features"]
-    fits = kernel is not None and bias is not None and kernel.shape[-1] == embed_dim
-    if not model.experts or f"{_MLP}/experts/kernel" in variables or not fits:
+    if kernel is None or bias is None or kernel.shape[-1] != embed_dim:
         return dict(variables), set()
     expanded = {}
     for leaf, whole in (("kernel", kernel), ("bias", bias)):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from vitpose_jax.models.mae import MAE
 from vitpose_jax.models.placement import CROPS, placed
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.training import freezing, optimizer, sharding
@@ -28,7 +29,7 @@ class Program(NamedTuple):
 
 
 def make_program(
-    model: ViTPose,
+    model: ViTPose | MAE,
     loss: Loss,
     schedule: optimizer.Schedule,
     *,
