@@ -25,13 +25,16 @@ EXPERIMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _SHAPES_2D = ("2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 MACHINES: dict[str, tuple[str, ...]] = {
     "v5e": tuple(f"v5e:{shape}" for shape in _SHAPES_2D),
-    "v5p": tuple(f"v5p:{shape}" for shape in ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")),
     "v6e": tuple(f"v6e:{shape}" for shape in _SHAPES_2D),
+    "v5p": tuple(f"v5p:{shape}" for shape in ("2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")),
     "A100": ("gpu:8xA100", "gpu:32x8xA100"),
     "H100": ("gpu:8xH100", "gpu:4x8xH100", "gpu:8x8xH100", "gpu:32x8xH100"),
 }
-ENDS = (256, 8)  # devices of the programs that are compiled; efficiency is between them
-FROM, TO = 8, 256
+FROM, TO = 8, 256  # devices that efficiency is between
+SHOWN = (FROM, 64, TO)  # devices of the machines that have a row; those between are estimated for where it stops
+
+# Devices of the machines of each chip whose programs are compiled, for every experiment; the others are estimated.
+COMPILED: dict[str, tuple[int, ...]] = {"v5e": (TO, FROM), "v6e": (TO, FROM), "v5p": (TO, FROM)}
 
 # What is recomputed, and the parts that a batch is computed in, if nothing fits otherwise.
 LESS_MEMORY = {"none": ("none", "dots", "full"), "dots": ("dots", "full"), "full": ("full",)}
@@ -83,38 +86,32 @@ def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bo
     cases = [read_config(path, overrides)[0] for path, overrides in EXPERIMENTS]
     work = [(case, topology(name)) for case in cases for names in MACHINES.values() for name in names]
     if not estimate_only:
-        # The order of importance: the chips as they are listed, the first experiments, the largest machines.
-        ends = [
-            (case, where) for names in MACHINES.values() for case in cases for size in ENDS
-            for where in map(topology, names) if not where.is_gpu and where.num_devices == size
+        chosen_machines = [
+            (case, where) for chip, sizes in COMPILED.items() for case in cases for size in sizes
+            for where in map(topology, MACHINES[chip]) if where.num_devices == size
         ]  # fmt: skip
-        for case, where in progress_bar(ends, desc="compiling", unit=" programs"):
+        for case, where in progress_bar(chosen_machines, desc="compiling", unit=" programs"):
             if not any(plan.fits for plan in book.find(case, where, "compiled")):
                 compile_best(case, where, book)
                 write(document, cases, book)
     for case, where in progress_bar(work, desc="estimating", unit=" machines"):
         if not book.find(case, where, "estimate"):
-            for plan in candidates(case, where, fitting=1)[:1]:
-                book.add(plan)
+            book.add(candidates(case, where)[0])
     write(document, cases, book)
 
 
-def candidates(case: Case, where: Topology, *, fitting: int) -> list[Plan]:
-    """Estimates of all meshes, best first, of each amount of recomputing, in as few parts as fit.
-
-    Args:
-        case: the experiment.
-        where: the machine.
-        fitting: 2 looks at twice as many parts, too, in case the estimate of the memory is too low.
-    """
+def candidates(case: Case, where: Topology) -> list[Plan]:
+    """Estimates of all meshes, best first: as configured; in parts, recomputing more, only if nothing fits then."""
     found: list[Plan] = []
     for remat in LESS_MEMORY[case.model["remat"]]:
-        enough = 0
         for accumulate in PARTS:
-            if case.batch_size % (accumulate * where.num_devices) == 0 and enough < fitting:
+            if case.batch_size % (accumulate * where.num_devices) == 0:
                 plans = planning.best_meshes(variant(case, remat, accumulate), where)
-                found += [plan for plan in plans if plan.fits] or plans[:1]
-                enough += plans[0].fits
+                found += plans
+                if plans[0].fits:
+                    break
+        if any(plan.fits and plan.accumulate == 1 for plan in found):
+            break
     return sorted(found, key=planning.rank)
 
 
@@ -123,18 +120,16 @@ def variant(case: Case, remat: str, accumulate: int) -> Case:
     return case._replace(model={**case.model, "remat": remat}, accumulate=accumulate)
 
 
-def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 4) -> None:
+def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 3) -> None:
     """Compiles the mesh that should be best, and if it does not fit after all, the best that needs clearly less."""
-    plans = [plan for plan in candidates(case, where, fitting=2) if plan.fits]
+    plans = candidates(case, where)
     for _ in range(tries):
-        if not plans:
-            return
         chosen = plans[0]
         plan = planning.compiled(variant(case, chosen.remat, chosen.accumulate), where, chosen.mesh)
         book.add(plan)
-        if plan.fits:
-            return
         plans = [each for each in plans if each.memory_total < 0.75 * chosen.memory_total]
+        if plan.fits or not plans:
+            return
 
 
 def write(document: pathlib.Path, cases: Sequence[Case], book: Book) -> None:
@@ -157,42 +152,31 @@ def chosen(case: Case, where: Topology, book: Book) -> Plan | None:
 def scaling_table(cases: Sequence[Case], book: Book) -> str:
     """Efficiency from 8 to 256 devices, and where it stops."""
     lines = [
-        "| experiment | chip | 8 devices, images/s | 256 devices, images/s | efficiency | from | "
-        f"efficiency falls below {STOPS_BELOW:.0%} at | waits there for |",
+        f"| experiment | chip | {FROM} devices, images/s | {TO} devices, images/s | efficiency | from | "
+        f"by estimate, efficiency falls below {STOPS_BELOW:.0%} at | waits there for |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:
         for chip, names in MACHINES.items():
-            machines = [topology(name) for name in names]
-            curve = {where.num_devices: plans[0] for where in machines if (plans := book.find(case, where, "estimate"))}
-            pair = [
-                [
-                    plan for where in machines if where.num_devices == size
-                    for plan in book.find(case, where, "compiled") if plan.fits
-                ]
-                for size in (FROM, TO)
-            ]  # fmt: skip
-            source = "compiled" if all(pair) else "estimate"
-            small, large = (
-                plans[0] if all(pair) else curve.get(size) for plans, size in zip(pair, (FROM, TO), strict=True)
-            )
-            if small is None or large is None:
-                continue
-            if not small.fits:
-                lines.append(
-                    f"| {title(case)} | {chip} | does not fit | {large.images_per_s:.0f} | – | {source} | – | – |"
-                )
-                continue
+            curve, compiled = (_fitting(case, names, book, source) for source in ("estimate", "compiled"))
+            known, source = (compiled, "compiled") if {FROM, TO} <= compiled.keys() else (curve, "estimate")
+            row = [title(case), chip, *(f"{known[size].images_per_s:.0f}" if size in known else "does not fit"
+                                        for size in (FROM, TO))]  # fmt: skip
+            row += [f"{efficiency(known[FROM], known[TO]):.0%}" if {FROM, TO} <= known.keys() else "–", source]
             stop = next((
                 plan for size, plan in sorted(curve.items())
-                if size > FROM and curve[FROM].fits and efficiency(curve[FROM], plan) < STOPS_BELOW
+                if FROM in curve and efficiency(curve[FROM], plan) < STOPS_BELOW
             ), None)  # fmt: skip
-            lines.append(
-                f"| {title(case)} | {chip} | {small.images_per_s:.0f} | {large.images_per_s:.0f} | "
-                f"{efficiency(small, large):.0%} | {source} | {stop.devices if stop else 'not up to 256'} | "
-                f"{stop.bound if stop else '–'} |"
-            )
+            crops = f"{stop.batch_size // stop.devices} crops each" if stop else ""
+            row += [f"{stop.devices} devices, {crops}", stop.bound] if stop else [f"not up to {TO}", "–"]
+            lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _fitting(case: Case, names: Sequence[str], book: Book, source: str) -> dict[int, Plan]:
+    """Plans that fit, by number of devices."""
+    machines = [topology(name) for name in names]
+    return {plan.devices: plan for where in machines for plan in book.find(case, where, source) if plan.fits}
 
 
 def machine_table(case: Case, book: Book) -> str:
@@ -203,11 +187,9 @@ def machine_table(case: Case, book: Book) -> str:
         "of peak | most time | exchanged a device, fast + slow MB | source |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for names in MACHINES.values():
-        for where in map(topology, names):
-            plan = chosen(case, where, book)
-            if plan is not None:
-                lines.append(_row(plan))
+    for where in (topology(name) for names in MACHINES.values() for name in names):
+        if where.num_devices in SHOWN and (plan := chosen(case, where, book)):
+            lines.append(_row(plan))
     return "\n".join(lines)
 
 

@@ -253,20 +253,61 @@ def _traffic(instruction: Instruction, computation: Computation, computations: M
         if instruction.opcode == "slice-start":
             return float(cut.num_bytes * (source.in_main_memory + cut.in_main_memory))
         return _main(instruction.shapes)
-    written = _main(instruction.shapes)
-    read = {name: _main(computation[name].shapes) for name in instruction.operands if name in computation}
     if instruction.opcode == "fusion":
-        inside = computations[instruction.called("calls")[0]]
-        root = next(each for each in inside.values() if each.is_root)
-        if root.opcode == "dynamic-update-slice" and written:
-            written = inside[root.operands[1]].shapes[0].num_bytes
-        for parameter in (each for each in inside.values() if each.opcode == "parameter"):
-            users = [each for each in inside.values() if parameter.name in each.operands]
-            if users and all(each.opcode in ("dynamic-slice", "dynamic-update-slice") for each in users):
-                cuts = [each.shapes[0].num_bytes for each in users if each.opcode == "dynamic-slice"]
-                operand = instruction.operands[int(parameter.operands[0])]
-                read[operand] = min(read.get(operand, 0.0), float(sum(cuts)))
-    return written + sum(read.values())
+        return _fusion_traffic(instruction, computation, computations)
+    operands = [computation[name].shapes for name in instruction.operands if name in computation]
+    return _main(instruction.shapes) + sum(map(_main, operands))
+
+
+def _fusion_traffic(
+    instruction: Instruction, computation: Computation, computations: Mapping[str, Computation]
+) -> float:
+    """What a fusion reads of its operands and writes of its results: stacks of all layers it often only cuts."""
+    inside = computations[instruction.called("calls")[0]]
+    root = next(each for each in inside.values() if each.is_root)
+    results = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    total = 0.0
+    if len(results) == len(instruction.shapes):
+        for shape, result in zip(instruction.shapes, results, strict=True):
+            total += _written(result, inside, computations) if shape.in_main_memory else 0
+    else:  # one instruction with several results, such as a maximum and its place
+        total += _main(instruction.shapes)
+    for parameter in (each for each in inside.values() if each.opcode == "parameter"):
+        operand = computation[instruction.operands[int(parameter.operands[0])]]
+        whole = _main(operand.shapes)
+        total += min(whole, _read(parameter.name, inside, computations, whole)) if whole else 0
+    return total
+
+
+def _written(result: Instruction, inside: Computation, computations: Mapping[str, Computation]) -> int:
+    """Bytes that change in an array that a fusion returns."""
+    if result.opcode == "dynamic-update-slice":
+        return inside[result.operands[1]].shapes[0].num_bytes
+    if result.opcode == "bitcast":
+        return _written(inside[result.operands[0]], inside, computations)
+    if result.opcode == "fusion":
+        called = computations[result.called("calls")[0]]
+        return _written(next(each for each in called.values() if each.is_root), called, computations)
+    return 0 if result.opcode == "parameter" else sum(shape.num_bytes for shape in result.shapes)
+
+
+def _read(name: str, inside: Computation, computations: Mapping[str, Computation], whole: float) -> float:
+    """Bytes that the inside of a fusion reads of one of its arrays."""
+    total = 0.0
+    for user in (each for each in inside.values() if name in each.operands):
+        if user.opcode == "dynamic-slice":
+            total += user.shapes[0].num_bytes
+        elif user.opcode == "bitcast":
+            total += _read(user.name, inside, computations, whole)
+        elif user.opcode == "fusion":
+            called = computations[user.called("calls")[0]]
+            places = [place for place, operand in enumerate(user.operands) if operand == name]
+            for each in called.values():
+                if each.opcode == "parameter" and int(each.operands[0]) in places:
+                    total += _read(each.name, called, computations, whole)
+        elif user.opcode != "tuple" and not (user.opcode == "dynamic-update-slice" and user.operands[0] == name):
+            return whole
+    return total
 
 
 def _main(shapes: Sequence[Shape]) -> float:
