@@ -29,7 +29,7 @@ OVERRIDES = [
 
 
 def toy(**changes) -> Case:
-    return Case("toy", MODEL | changes, {}, SCHEDULE, 2.0, batch_size=16)
+    return Case("toy", MODEL | changes, {}, SCHEDULE, {"sigma": 2.0}, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,15 @@ ENTRY %main (a: s32[]) -> (s32[]) {
 ])  # fmt: skip
 def test_groups_of_devices(written, groups):
     assert hlo.device_groups(written, 4) == groups
+
+
+def test_operations_of_pre_training_are_those_of_the_traced_step():
+    settings = {"embed_dim": 256, "depth": 2, "num_heads": 4, "mlp_dim": 512, "image_size": (64, 64),
+                "decoder_embed_dim": 64, "decoder_depth": 1, "decoder_num_heads": 2}  # fmt: skip
+    case = Case("mae", settings, {}, SCHEDULE, {}, batch_size=16, task="mae")
+    plan = planning.estimated(case, chips.topology("v5e:1x2"), (1, 1, 2))
+    assert 2 * plan.product_flops == pytest.approx(16 * cost.model_flops(case.make_model()), rel=0.01)
+    assert plan.exchanges["all-reduce"]["count"] == 4 * (2 + 1)  # sums of activations in every block
 
 
 @pytest.mark.parametrize("decoder", ["classic", "simple"])

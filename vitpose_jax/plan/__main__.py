@@ -51,8 +51,8 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> tuple[Case, dict[st
         raise SystemExit(f"vitpose_jax.plan: {path}: {str(error).splitlines()[-1].strip()}") from None
     case = Case(
         name=config.name, model=config.model.to_dict(), optimizer=config.optimizer.to_dict(),
-        schedule=config.schedule.to_dict(), sigma=config.codec.sigma, batch_size=config.train.batch_size,
-        accumulate=config.train.accumulate,
+        schedule=config.schedule.to_dict(), codec=config.codec.to_dict() if "codec" in config else {},
+        batch_size=config.train.batch_size, accumulate=config.train.accumulate, task=config.task,
     )  # fmt: skip
     return case, config.mesh.to_dict()
 

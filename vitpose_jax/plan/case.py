@@ -11,9 +11,10 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from vitpose_jax.models.mae import MAE, mae
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.plan.chips import Topology
-from vitpose_jax.training import optimizer, sharding, tasks, update
+from vitpose_jax.training import freezing, optimizer, sharding, tasks, update
 
 # The schedule only needs some numbers: they stand in the program as constants.
 STEPS_PER_EPOCH, TOTAL_STEPS = 1000, 210_000
@@ -33,16 +34,19 @@ class Case(NamedTuple):
     model: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
-    sigma: float
+    codec: Mapping[str, Any]  # empty with task "mae"
     batch_size: int
     accumulate: int = 1
+    task: str = "pose"
 
-    def make_model(self) -> ViTPose:
+    def make_model(self) -> ViTPose | MAE:
         """The model.
 
         Raises:
             ValueError: for settings that make none.
         """
+        if self.task == "mae":
+            return mae(**self.model)
         missing = [name for name, count in self.model["num_keypoints"].items() if count is None]
         if missing:
             raise ValueError(
@@ -60,7 +64,14 @@ class Case(NamedTuple):
         sharding.check_batch_size(self.batch_size, mesh, name="config.train.batch_size", accumulate=self.accumulate)
         model = self.make_model()
         schedule = optimizer.make_schedule(**self.schedule, steps_per_epoch=STEPS_PER_EPOCH, total_steps=TOTAL_STEPS)
-        loss = tasks.pose_loss(model, udp=dict.fromkeys(model.num_keypoints, True), sigma=self.sigma)
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {"image": ((*model.image_size, 3), jnp.uint8)}
+        if isinstance(model, MAE):
+            loss = tasks.mae_loss(model)
+        else:
+            learner = freezing.model_in_training(model, self.optimizer.get("freeze", ()))
+            loss = tasks.pose_loss(learner, udp=dict.fromkeys(model.num_keypoints, True), sigma=self.codec["sigma"])
+            most = max(model.num_keypoints.values())
+            shapes |= {"keypoints": ((most, 3), jnp.float32), "dataset": ((), jnp.int32)}
         program = update.make_program(
             model,
             loss,
@@ -70,11 +81,6 @@ class Case(NamedTuple):
             mesh=mesh,
             accumulate=self.accumulate,
         )
-        most = max(model.num_keypoints.values())
-        shapes = {
-            "image": ((*model.image_size, 3), jnp.uint8), "keypoints": ((most, 3), jnp.float32),
-            "dataset": ((), jnp.int32),
-        }  # fmt: skip
         place = NamedSharding(mesh, sharding.BATCH_SPEC)
         return program, {
             name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype, sharding=place)

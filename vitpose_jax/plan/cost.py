@@ -4,10 +4,15 @@ import dataclasses
 import math
 from typing import Any
 
-from vitpose_jax.models.cost import encoder_multiply_accumulates
+import jax
+import jax.numpy as jnp
+
+from vitpose_jax.models.cost import encoder_multiply_accumulates, multiply_accumulates
+from vitpose_jax.models.mae import MAE, num_kept
 from vitpose_jax.models.vit import PATCH_SIZE
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.plan.chips import Traffic
+from vitpose_jax.training.state import variable_shapes
 
 # Share of the memory that an estimate may fill: compilers need up to 1.4 times what it counts, see `docs/scaling.md`.
 ESTIMATE_FILLS = 0.7
@@ -16,23 +21,41 @@ ESTIMATE_FILLS = 0.7
 ATTAINED = {"products": 0.6, "memory": 0.8, "links": 0.8}
 
 
-def decoder_macs(model: ViTPose) -> int:
-    """Multiply-accumulates of the decoder's matrix products, forward, for one crop; every crop runs through one."""
+def forward_macs(model: ViTPose | MAE) -> int:
+    """Multiply-accumulates of the matrix products of one crop's forward pass; of a ViTPose through one decoder."""
+    if isinstance(model, MAE):
+        image = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.uint8)
+        rngs = {"mask": jax.random.key(0)}
+        return multiply_accumulates(
+            lambda variables, image: model.apply(variables, image, train=True, rngs=rngs), variable_shapes(model), image
+        )
     dim, filters, most = model.backbone["embed_dim"], model.deconv_filters, max(model.num_keypoints.values())
     tokens = math.prod(model.patch_grid)
     if model.decoder == "simple":
-        return tokens * 9 * dim * most
-    # A transposed convolution gives every cell 16 products, each of its four output cells four of them.
-    return tokens * (16 * dim * filters + 4 * 16 * filters * filters + 16 * filters * most)
+        decoder = tokens * 9 * dim * most
+    else:  # a transposed convolution gives every cell 16 products, each of its four output cells four of them
+        decoder = tokens * (16 * dim * filters + 4 * 16 * filters * filters + 16 * filters * most)
+    return encoder_multiply_accumulates(model) + decoder
 
 
-def model_flops(model: ViTPose) -> float:
+def model_flops(model: ViTPose | MAE) -> float:
     """Operations that one crop's update needs: forward, and twice that backward; no gradient of pixels.
 
     What rematerialisation computes again is not counted: it is this number that a utilisation refers to.
     """
     of_patches = math.prod(model.patch_grid) * PATCH_SIZE**2 * 3 * model.backbone["embed_dim"]
-    return 2.0 * (3 * (encoder_multiply_accumulates(model) + decoder_macs(model)) - of_patches)
+    return 2.0 * (3 * forward_macs(model) - of_patches)
+
+
+def block_outputs(model: ViTPose | MAE) -> list[tuple[int, int]]:
+    """(number of blocks, how many numbers each returns for a crop) of every stack of blocks."""
+    tokens, encoder = math.prod(model.patch_grid), model.backbone
+    if isinstance(model, MAE):
+        seen, decoder = 1 + num_kept(tokens, model.mask_ratio), model.decoder
+        return [
+            (encoder["depth"], seen * encoder["embed_dim"]), (decoder["depth"], (1 + tokens) * decoder["embed_dim"])
+        ]  # fmt: skip
+    return [(encoder["depth"], tokens * encoder["embed_dim"])]
 
 
 @dataclasses.dataclass(frozen=True)

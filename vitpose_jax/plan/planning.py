@@ -16,7 +16,7 @@ from vitpose_jax import trees
 from vitpose_jax.plan import hlo
 from vitpose_jax.plan.case import Case, Places, abstract_mesh, described_devices, group, places, split_over
 from vitpose_jax.plan.chips import Topology, exchange
-from vitpose_jax.plan.cost import Ledger, Plan, leaf_bytes, model_flops
+from vitpose_jax.plan.cost import Ledger, Plan, block_outputs, leaf_bytes, model_flops
 from vitpose_jax.plan.trace import estimate
 from vitpose_jax.training import sharding
 from vitpose_jax.training.state import TrainState
@@ -124,13 +124,12 @@ def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: 
     ledger = Ledger()
     specs = sharding.param_specs(target.params)
     _, fsdp, tensor = sizes
-    depth = model.backbone["depth"]
     # Of one kind, over the same axes, what a layer exchanges goes together, as compilers combine it.
     together: collections.Counter[tuple[str, tuple[str, ...], int]] = collections.Counter()
     for path, leaf in trees.flatten(target.params).items():
         axes = split_over(specs[path])
         kernel = path.endswith("kernel")
-        times = depth if "/blocks/" in path else 1
+        times = leaf.shape[0] if "/blocks/" in path else 1
         size = leaf.size / times * (item if kernel else leaf.dtype.itemsize) / (tensor if "tensor" in axes else 1)
         left: tuple[str, ...] = ("data", "fsdp")
         if "fsdp" in axes:
@@ -142,21 +141,10 @@ def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: 
         if math.prod(_sizes(sizes, set(over))) > 1:
             hidden = kind == "all-gather"
             _add(ledger, kind, size, over, sizes, located, where, count=count * case.accumulate, hidden=hidden)
-    if tensor > 1:
-        rows, cols = model.patch_grid
-        size = crops // case.accumulate * rows * cols * model.backbone["embed_dim"] * item
-        again = 1 if model.backbone["remat"] == "full" else 0  # the attention's sum is needed for the MLP's input
-        _add(
-            ledger,
-            "all-reduce",
-            size,
-            ("tensor",),
-            sizes,
-            located,
-            where,
-            count=case.accumulate * (4 + again) * depth,
-            hidden=False,
-        )
+    again = 1 if model.backbone["remat"] == "full" else 0  # the attention's sum is needed for the MLP's input
+    for blocks, numbers in block_outputs(model) if tensor > 1 else ():
+        size, count = crops // case.accumulate * numbers * item, case.accumulate * (4 + again) * blocks
+        _add(ledger, "all-reduce", size, ("tensor",), sizes, located, where, count=count, hidden=False)
     return ledger
 
 

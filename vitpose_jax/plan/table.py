@@ -8,7 +8,7 @@ import rich.console
 import rich.table
 
 from vitpose_jax.plan.chips import CHIPS, GIB
-from vitpose_jax.plan.cost import ATTAINED, Plan
+from vitpose_jax.plan.cost import ATTAINED, ESTIMATE_FILLS, Plan
 
 
 def print_plans(plans: Sequence[Plan], *, console: rich.console.Console | None = None) -> None:
@@ -95,6 +95,6 @@ def assumptions(plans: Sequence[Plan]) -> list[str]:
     if any(plan.source == "estimate" for plan in plans):
         lines.append(
             "'estimate' was not compiled: operations, traffic and live arrays of the traced program, exchanges from "
-            "the sharding tables."
+            f"the sharding tables. It fits if it fills at most {ESTIMATE_FILLS:.0%} of the memory: compilers need more."
         )
     return lines
