@@ -294,6 +294,8 @@ def test_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:x"], "unknown topology"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--config.mesh.tensor=3"], "does not fit 4 device"),
+    (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--slices", "2", "--mesh", "1,8,1", "--estimate"],
+     "data = 1 cannot be split over 2 slices"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--config.nothing=3"], "configs/common.py"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--nothing"], "nothing"),
     (["--config", "configs/none.py", "--topology", "v5e:2x2"], "No such file"),

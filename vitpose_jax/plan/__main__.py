@@ -59,8 +59,8 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> tuple[Case, dict[st
 
 def wanted(case: Case, own: dict[str, int], where: Topology, chosen: Sequence[str], *, compiles: int) -> list[Sizes]:
     """The meshes to plan on one topology: those given, the config's own, or the best of all by estimate."""
+    per_host = where.shape[0] if where.is_gpu else where.chip.per_host
     if not chosen:
-        per_host = where.shape[0] if where.is_gpu else where.chip.per_host
         return [sharding.mesh_sizes(**own, devices=where.num_devices, per_host=per_host)]
     found = []
     for text in chosen:
@@ -72,9 +72,7 @@ def wanted(case: Case, own: dict[str, int], where: Topology, chosen: Sequence[st
             raise ValueError(f"--mesh takes data,fsdp,tensor such as 2,8,1, or best; not {text!r}")
         data, fsdp, tensor = map(int, numbers)
         found.append(
-            sharding.mesh_sizes(
-                data=data, fsdp=fsdp, tensor=tensor, devices=where.num_devices, per_host=where.chip.per_host
-            )
+            sharding.mesh_sizes(data=data, fsdp=fsdp, tensor=tensor, devices=where.num_devices, per_host=per_host)
         )
     return list(dict.fromkeys(found))
 

@@ -67,6 +67,8 @@ def estimated(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
     """
     data, fsdp, tensor = sizes
     mesh = abstract_mesh(sizes)
+    if not where.is_gpu:
+        sharding.check_slices(sizes, where.slices)
     sharding.check_batch_size(case.batch_size, mesh, name="config.train.batch_size", accumulate=case.accumulate)
     crops = case.batch_size // (data * fsdp)
     share = _share(json.dumps(case._replace(batch_size=crops)._asdict()))

@@ -118,13 +118,19 @@ def arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.nd
     slices: dict[int, list[jax.Device]] = {}
     for device in devices:  # one slice may not be numbered
         slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    check_slices(shape, len(slices))
     data, *within = shape
-    if data % len(slices):
-        raise ValueError(
-            f"mesh data = {data} cannot be split over {len(slices)} slices: only data goes across slices, make it a "
-            f"multiple of {len(slices)}, fsdp x tensor a divisor of the {len(devices) // len(slices)} devices of one"
-        )
     return np.concatenate([_on_torus((data // len(slices), *within), members) for _, members in sorted(slices.items())])
+
+
+def check_slices(shape: tuple[int, int, int], slices: int) -> None:
+    """Raises ValueError unless each of so many TPU slices holds whole rows of `data`."""
+    data = shape[0]
+    if data % slices:
+        raise ValueError(
+            f"mesh data = {data} cannot be split over {slices} slices: only data goes across slices, make it a "
+            f"multiple of {slices}, fsdp x tensor a divisor of the {math.prod(shape) // slices} devices of one"
+        )
 
 
 def _on_torus(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
