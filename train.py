@@ -4,7 +4,7 @@
 
 Started again with the same workdir, a run goes on from its last checkpoint, bit for bit as if it had never stopped.
 Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often save, evaluate, draw.
-Every process of a run on several hosts is this command; docs/launching.md says how they are started.
+Every process of a run on several hosts is this command; docs/scaling.md, "Launching", says how they are started.
 A run that has gone to its end leaves `finished.json`.
 """
 

@@ -5,6 +5,9 @@ import pathlib
 
 import pytest
 
+# Tests run on the CPU, wherever they run. Besides, where libtpu is installed, jax would look for a TPU.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 

@@ -134,7 +134,7 @@ class PoseEstimator:
         Raises:
             ValueError: for an image that is not RGB bytes, or boxes that are no boxes on it.
         """
-        single = isinstance(images, np.ndarray) and images.ndim < 4
+        single = not isinstance(images, list | tuple) and np.ndim(images) != 4
         if single:
             images, bboxes_xywh, bbox_scores = [images], [bboxes_xywh], [bbox_scores]
         if bbox_scores is None:

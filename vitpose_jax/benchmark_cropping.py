@@ -1,0 +1,93 @@
+"""Where to cut crops: on the host, or on the device from whole images.
+
+    python -m vitpose_jax.benchmark_cropping [--image_size 480 640] [--people 8] [--size b] [--images 2] …
+
+Whole calls of `PoseEstimator`, from images and boxes in the host's memory to poses, with random weights and images of
+noise; both ways take turns. One JSON line, as `vitpose_jax.benchmark` prints it, with the bytes that travel to the
+device for an image and the crops per second (median). Both ways give equal crops, which a test shows.
+"""
+
+import argparse
+import functools
+
+import jax
+import numpy as np
+
+from vitpose_jax import benchmark
+from vitpose_jax.inference import PoseEstimator, device_crops
+from vitpose_jax.inference.estimator import CROPPING
+from vitpose_jax.keypoints import COCO, reference
+from vitpose_jax.models.vitpose import vitpose
+from vitpose_jax.training import state
+from vitpose_jax.training.checkpoint import LoadedModel, ModelFile
+
+
+def cropping(
+    *,
+    size: str,
+    dtype: str,
+    repeats: int,
+    image_size: tuple[int, int],
+    people: int,
+    images: int,
+    flip_test: bool = True,
+) -> tuple[dict[str, benchmark.Timing], dict[str, dict[str, float]]]:
+    """Times both ways of cutting.
+
+    Args:
+        size: of the model.
+        dtype: of the computation.
+        repeats: timed calls of each way.
+        image_size: (height, width) of the images.
+        people: boxes in each image.
+        images: given in one call.
+    """
+    settings = {"size": size, "dtype": dtype, "num_keypoints": {"coco": len(COCO)}}
+    model = vitpose(**settings)
+    variables = jax.jit(lambda key: state.init_variables(model, key))(jax.random.key(0))
+    file = ModelFile(
+        settings=settings, datasets={"coco": {**reference(COCO), "udp": True}}, codec={"sigma": 2.0, "blur_kernel": 11}
+    )
+    loaded = LoadedModel(model, file, variables, "random weights", 0, {})
+    rng = np.random.default_rng(0)
+    height, width = image_size
+    pictures = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(images)]
+    sides = rng.uniform((0.1, 0.3), (0.3, 0.9), (images, people, 2)) * (width, height)
+    corners = rng.uniform(0, 1, (images, people, 2)) * ((width, height) - sides)
+    boxes = list(np.concatenate([corners, sides], axis=2))
+    variants = {
+        where: functools.partial(PoseEstimator(loaded, cropping=where, batch_size=people * images), pictures, boxes)
+        for where in CROPPING
+    }
+    timings = benchmark.take_turns(variants, repeats=repeats)
+    travelling = {"host": people * np.prod(model.image_size) * 3, "device": device_crops.flat_pixels(pictures[0]).size}
+    facts = {
+        where: {
+            "bytes_per_image": int(travelling[where]),
+            "crops_per_s": round(people * images / float(np.median([run.wall_s for run in timings[where].runs])), 1),
+        }
+        for where in CROPPING
+    }
+    return timings, facts
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vitpose_jax.benchmark_cropping", description="Crops cut on the host or on the device."
+    )
+    parser.add_argument("--size", default="b", help="s, b, l, h or g (default b)")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default float32)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--image_size", type=int, nargs=2, default=[480, 640], metavar=("H", "W"))
+    parser.add_argument("--people", type=int, default=4, help="boxes in an image (default 4)")
+    parser.add_argument("--images", type=int, default=2, help="in one call (default 2)")
+    settings = vars(parser.parse_args(arguments))
+    try:
+        print(benchmark.report("cropping", settings, *cropping(**settings)))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
