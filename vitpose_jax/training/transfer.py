@@ -14,7 +14,7 @@ from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.training import checkpoint
 from vitpose_jax.training import state as train_state
 
-_POS_EMBED = "backbone/pos_embed"
+_POS_EMBEDS = ("backbone/pos_embed", "mae_decoder/pos_embed")
 _RELATIVE = "backbone/blocks/attn/rel_pos/"
 _EXPERTS = "backbone/blocks/mlp/experts"
 _MLP = "params/backbone/blocks/mlp"
@@ -67,9 +67,9 @@ def init_from(
         there = theirs.get(path_)
         if declared:
             kind, result[path_] = "fresh", leaf
-        elif there is not None and there.shape == leaf.shape and not (name == _POS_EMBED and other_grid):
+        elif there is not None and there.shape == leaf.shape and not (name in _POS_EMBEDS and other_grid):
             kind, result[path_] = "expanded" if path_ in expanded else "restored", there
-        elif there is not None and name == _POS_EMBED and there.shape[-1] == leaf.shape[-1]:
+        elif there is not None and name in _POS_EMBEDS and there.shape[-1] == leaf.shape[-1]:
             kind = "resized"
             result[path_] = pos_embed.resize(there, source.model.patch_grid, model.patch_grid)
         elif there is None and name.startswith(_RELATIVE):
