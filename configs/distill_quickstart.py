@@ -18,6 +18,11 @@ def get_config(stage: str = "both") -> ConfigDict:
     student = quickstart.get_config()
     student.name = "distill_quickstart_alone"
     student.model.update(embed_dim=48, depth=2, num_heads=2, mlp_dim=96, decoder="simple", scan_unroll=2)
+    student.train.epochs = 3
     if stage == "alone":
         return student
-    return distilling.distillation("distill_quickstart", stage, teacher=quickstart.get_config(), student=student)
+    config = distilling.distillation("distill_quickstart", stage, teacher=quickstart.get_config(), student=student)
+    if stage == "learn_token":
+        config.schedule.warmup_steps = 20
+        config.train.update(epochs=1, eval_every_epochs=0)
+    return config
