@@ -266,7 +266,9 @@ class KnowledgeToken(nn.Module):
         if self.token_dim == self.embed_dim:
             return token
         # Keeps the token's size, whatever the widths are.
-        return nn.Dense(self.embed_dim, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal(), name="proj")(token)
+        return nn.Dense(self.embed_dim, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal(), name="proj")(
+            token
+        )
 
 
 class ViT(nn.Module):

@@ -59,7 +59,9 @@ class Teacher:
             raise ValueError(f"teacher cache_steps must be 1 or more, or None for all, not {cache_steps}")
         loaded = checkpoint.load_model(path)
         if loaded.file.task != "pose":
-            raise ValueError(f"the teacher {loaded.path} predicts no poses: it is a model of the task {loaded.file.task!r}")
+            raise ValueError(
+                f"the teacher {loaded.path} predicts no poses: it is a model of the task {loaded.file.task!r}"
+            )
         _check(loaded.path, loaded.model, loaded.file, student, student_file, datasets)
         model = loaded.model if dtype is None else loaded.model.clone(dtype=DTYPES[dtype])
         names = tuple(datasets)
