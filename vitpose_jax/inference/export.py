@@ -63,7 +63,9 @@ def export(
         raise ValueError(f"a {format} file computes in float32, not {estimator.model.dtype.__name__}")
     size = sum(leaf.nbytes for leaf in trees.flatten(estimator.variables).values())
     if size >= _LARGEST and format != "onnx":
-        raise ValueError(f"the weights are {size / 1e9:.1f} GB, and a {format} file holds 2.1 GB; --format onnx takes all")
+        raise ValueError(
+            f"the weights are {size / 1e9:.1f} GB, and a {format} file holds 2.1 GB; --format onnx takes all"
+        )
     if paths.path(out).is_dir():
         raise FileExistsError(f"{out} is a folder already; remove it or choose another place")
     writers: dict[str, Callable[..., None]] = {
