@@ -15,15 +15,8 @@ from tests.tolerances import EXPORTED_KEYPOINT_PX, HEATMAP
 from vitpose_jax.inference import PoseEstimator, export, onnx_file
 from vitpose_jax.training import checkpoint
 
-WINDOWS = {
-    "decoder": "classic",
-    "deconv_filters": 8,
-    "attention": "shift_pool",
-    "window_size": (2, 3),
-    "relative_positions": "full",
-    "image_size": (64, 96),
-}
-EXPERTS = {"experts": ("coco", "aic"), "part_features": 8}
+WINDOWS = {"attention": "shift_pool", "window_size": (2, 3), "relative_positions": "full", "image_size": (64, 96)}
+EXPERTS = {"decoder": "classic", "deconv_filters": 8, "experts": ("coco", "aic"), "part_features": 8}
 
 
 def crops_for(estimator: PoseEstimator, count: int) -> np.ndarray:
@@ -71,10 +64,8 @@ def test_stablehlo_for_three_platforms_takes_any_number_of_crops(estimator, tmp_
 @pytest.mark.parametrize("settings", [{"udp": True, **WINDOWS}, EXPERTS], ids=["windows", "experts"])
 def test_onnx_takes_any_number_of_crops(settings, tmp_path):
     names = settings.get("experts", ["coco"])
-    made = PoseEstimator(
-        random_model({name: name for name in names}, depth=2, **settings), dataset=names[-1],
-        flip_test="experts" not in settings,
-    )  # fmt: skip
+    loaded = random_model({name: name for name in names}, depth=2, **settings)
+    made = PoseEstimator(loaded, dataset=names[-1], flip_test=False)
     export.export(made, "onnx", tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -96,10 +87,9 @@ def test_the_command(estimator, tmp_path):
     made = random_model(depth=1)
     checkpoint.save_model(tmp_path / "run", made.variables, made.file)
     out = tmp_path / "model.stablehlo"
-    export.main(
-        ["--checkpoint", str(tmp_path / "run"), "--format", "stablehlo", "--out", str(out), "--no-flip-test"]
-        + ["--dtype", "bfloat16", "--output", "heatmaps"]
-    )
+    given = {"--checkpoint": tmp_path / "run", "--out": out, "--format": "stablehlo", "--output": "heatmaps"}
+    words = [str(word) for pair in given.items() for word in pair]
+    export.main([*words, "--no-flip-test", "--dtype", "bfloat16"])
     assert {path.name for path in tmp_path.iterdir()} == {"run", "model.stablehlo", "model.stablehlo.json"}
     description = json.loads((tmp_path / "model.stablehlo.json").read_text())
     assert description["keypoints"][0] == "nose" and description["image_size"] == [64, 48]

@@ -60,7 +60,7 @@ def export(
     if batch_size is not None and (format != "tflite" or batch_size < 1):
         raise ValueError(f"batch_size is for tflite only and at least 1, not {batch_size} for {format}")
     if estimator.model.dtype != jnp.float32 and format != "stablehlo":
-        raise ValueError(f"a {format} file computes in float32, not {estimator.model.dtype.__name__}")
+        raise ValueError(f"a {format} file computes in float32, not {jnp.dtype(estimator.model.dtype).name}")
     size = sum(leaf.nbytes for leaf in trees.flatten(estimator.variables).values())
     if size >= _LARGEST and format != "onnx":
         raise ValueError(
@@ -152,7 +152,9 @@ def _tensorflow(format: str) -> Any:
     return tensorflow
 
 
-def _save_model(tf: Any, function: Function, shape: Sequence[int], output: str, folder: str, **options: Any) -> None:
+def _save_model(
+    tf: Any, function: Function, shape: Sequence[int | None], output: str, folder: str, **options: Any
+) -> None:
     """Writes TensorFlow's format. In plain operations, because TensorFlow reads fewer than this JAX writes.
 
     Args:

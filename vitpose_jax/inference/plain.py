@@ -52,7 +52,7 @@ class _Plain:
             values |= zip(equation.outvars, results, strict=True)
         return [v.val if isinstance(v, core.Literal) else values[v] for v in jaxpr.outvars]
 
-    def _results(self, equation: core.JaxprEqn, given: list[Any]) -> list[Any]:
+    def _results(self, equation: Any, given: list[Any]) -> list[Any]:
         name, params = equation.primitive.name, equation.params
         if name == "scan":
             return self._unrolled(params, given)
@@ -65,14 +65,15 @@ class _Plain:
         if name in ("optimization_barrier", "stop_gradient"):
             return given
         if name == "pad":
-            return [_padded(*given, params["padding_config"])]
+            array, value = given
+            return [_padded(array, value, params["padding_config"])]
         if name == "stack":
             axis = params["axis"]
             return [lax.concatenate([lax.expand_dims(array, (axis,)) for array in given], axis)]
-        if name == "gather" and isinstance(given[1], np.ndarray) and given[1].ndim == 1:
-            return [_sliced(*given, params["dimension_numbers"], params["slice_sizes"])]
         if name == "gather":
-            return [_selected(*given, params["dimension_numbers"], params["slice_sizes"])]
+            array, starts = given
+            read = _sliced if isinstance(starts, np.ndarray) and starts.ndim == 1 else _selected
+            return [read(array, starts, params["dimension_numbers"], params["slice_sizes"])]
         if name == "dot_general":
             return [_product(*given, **params)]
         if name == "erf" and self._approximate_erf:
@@ -90,7 +91,7 @@ class _Plain:
         return carry
 
 
-def _folds(equation: core.JaxprEqn, given: Sequence[Any]) -> bool:
+def _folds(equation: Any, given: Sequence[Any]) -> bool:
     """Whether to compute an equation beforehand: no input of the program enters, and constants do not swell."""
     sizes = [math.prod(v.aval.shape) for v in equation.outvars]
     if any(isinstance(value, jax.core.Tracer) for value in given) or not all(isinstance(size, int) for size in sizes):
