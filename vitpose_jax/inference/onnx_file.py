@@ -117,7 +117,8 @@ class _Graph:
     def held(self, variable: Any) -> tuple[str, Shape]:
         """What holds a value, see `values`."""
         if isinstance(variable, core.Literal):
-            return self.constant(np.asarray(variable.val, variable.aval.dtype)), ()
+            aval: Any = variable.aval
+            return self.constant(np.asarray(variable.val, aval.dtype)), ()
         return self.values[variable]
 
     def full(self, variable: Any) -> str:
