@@ -5,6 +5,9 @@ import pathlib
 
 import pytest
 
+# What a test compiles is neither taken from the user's cache nor left there.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 

@@ -143,10 +143,6 @@ class Attention(nn.Module):
         x = (x / weights.sum(axis=-1, keepdims=True)).astype(self.dtype).swapaxes(-3, -2)  # [B, (W,) T, N, d]
         x = nn.DenseGeneral(embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(x)
         return windows.merge(x) if windows else x
-        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))  # [B, N, L, L]
-        x = jnp.einsum("bnqk,bnkd->bnqd", weights.astype(self.dtype), v, preferred_element_type=jnp.float32)
-        x = (x / weights.sum(axis=-1, keepdims=True)).astype(self.dtype).transpose(0, 2, 1, 3)  # [B, L, N, d]
-        return nn.DenseGeneral(embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(x)
 
 
 class Mlp(nn.Module):
