@@ -94,6 +94,8 @@ def test_the_command(estimator, tmp_path):
     description = json.loads((tmp_path / "model.stablehlo.json").read_text())
     assert description["keypoints"][0] == "nose" and description["image_size"] == [64, 48]
     assert (description["flip_test"], description["dtype"], description["output"]) == (False, "bfloat16", "heatmaps")
+    with pytest.raises(SystemExit, match=r"export: .*is a folder already"):
+        export.main([*words, "--out", str(tmp_path / "run")])
     rounded = PoseEstimator(made, flip_test=False, dtype="bfloat16")
     crops = crops_for(rounded, 2)
     found = jax.export.deserialize(bytearray(out.read_bytes())).call(crops)
@@ -134,19 +136,23 @@ def test_missing_packages_are_named(estimator, tmp_path, monkeypatch, format, pa
         export.export(estimator, format, tmp_path / "model")
 
 
+# TensorFlow is large and not among the requirements.
 @pytest.mark.slow
-def test_saved_model_takes_any_number_of_crops(estimator, tmp_path):
-    tf = pytest.importorskip("tensorflow")  # large, so not among the requirements
-    export.export(estimator, "saved_model", tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
-    predict = loaded.signatures["serving_default"]
-    check(lambda crops: predict(crops=tf.constant(crops))["keypoints"], estimator)
-
-
-@pytest.mark.slow
-def test_tflite_takes_its_number_of_crops(estimator, tmp_path):
+def test_saved_model_takes_any_number_of_crops(tmp_path):
     tf = pytest.importorskip("tensorflow")
-    export.export(estimator, "tflite", tmp_path / "model.tflite", batch_size=2)
-    interpreter = tf.lite.Interpreter(model_path=str(tmp_path / "model.tflite"))
-    runner = interpreter.get_signature_runner()
-    check(lambda crops: runner(crops=crops)["keypoints"], estimator, counts=[2])
+    made = PoseEstimator(random_model(depth=2, **WINDOWS))
+    export.export(made, "saved_model", tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "model.json"}
+    predict = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    check(lambda crops: predict(crops=tf.constant(crops))["keypoints"], made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"udp": True}, WINDOWS, EXPERTS], ids=["plain", "windows", "experts"])
+def test_tflite_takes_its_number_of_crops(settings, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    names = settings.get("experts", ["coco"])
+    made = PoseEstimator(random_model({name: name for name in names}, depth=2, **settings), dataset=names[-1])
+    export.export(made, "tflite", tmp_path / "model.tflite", batch_size=2)
+    runner = tf.lite.Interpreter(model_path=str(tmp_path / "model.tflite")).get_signature_runner()
+    check(lambda crops: runner(crops=crops)["keypoints"], made, counts=[2])

@@ -19,6 +19,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from vitpose_jax import paths, trees
 from vitpose_jax.inference.estimator import DTYPES, PoseEstimator, dataset_row
@@ -136,12 +137,21 @@ def _write_onnx(function: Function, shape: Sequence[int], output: str, out: str 
         paths.write(out, model.SerializeToString())
         return
     # Larger ones have their weights in a second file, which the first one names.
-    target = paths.path(out)
+    target = _local(out, "an ONNX model of more than 2.1 GB")
     data = target.with_name(target.name + ".data")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         onnx.save_model(model, f"{folder}/{target.name}", save_as_external_data=True, location=data.name)
         os.replace(f"{folder}/{data.name}", data)
         os.replace(f"{folder}/{target.name}", target)
+
+
+def _local(out: str | os.PathLike, what: str) -> epath.Path:
+    """A place on this machine, in a folder that is there."""
+    target = paths.path(out)
+    if paths.in_bucket(target):
+        raise ValueError(f"{what} is written on this machine only, not to {out}; copy it there afterwards")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def _tensorflow(format: str) -> Any:
@@ -178,7 +188,7 @@ def _save_model(
 
 def _write_saved_model(function: Function, shape: Sequence[int], output: str, out: str | os.PathLike) -> None:
     tf = _tensorflow("saved_model")
-    target = paths.path(out)
+    target = _local(out, "a SavedModel")
     partial = target.with_name(target.name + ".partial")
     if partial.exists():  # of an attempt that was cut off
         partial.rmtree()

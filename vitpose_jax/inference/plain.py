@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+_EXACT = lax.Precision.HIGHEST  # accelerators would round to bfloat16 or TF32
 _FOLDED_SIZE = 4096  # constants this small are computed beforehand even if that makes them larger
 
 
@@ -171,7 +172,7 @@ def _selected(array: Any, starts: Any, numbers: lax.GatherDimensionNumbers, size
             cells = lax.add(lax.broadcast_in_dim(first, shape, tuple(range(batch))), _counted(shape, batch))
             chosen = _ones_at(cells, array.shape[axis])
             together = (tuple(range(batch)),) * 2
-            array = _product(chosen, array, dimension_numbers=(((batch + 1,), (axis,)), together))
+            array = _product(chosen, array, dimension_numbers=(((batch + 1,), (axis,)), together), precision=_EXACT)
             order = list(range(array.ndim))
             order.insert(axis, order.pop(batch))
             array = lax.transpose(array, order)
@@ -182,7 +183,8 @@ def _selected(array: Any, starts: Any, numbers: lax.GatherDimensionNumbers, size
     chosen = _ones_at(lax.squeeze(starts, (batch,)), array.shape[axis])
     others = tuple(i for i in range(array.ndim) if i != axis)
     table = lax.convert_element_type(lax.transpose(array, (*others, axis)), np.float32)  # small whole numbers fit, too
-    result = _product(table, chosen, dimension_numbers=(((array.ndim - 1,), (batch,)), ((), ())))
+    numbers_of_product = (((array.ndim - 1,), (batch,)), ((), ()))
+    result = _product(table, chosen, dimension_numbers=numbers_of_product, precision=_EXACT)
     # [others…, batch…]: the axes of the slice go where the gather has them.
     order, rest = [], list(range(len(others), len(others) + batch))
     for i in range(result.ndim):
