@@ -13,7 +13,7 @@ LADDER = (
     ("training", "convert"),
     ("evaluation",),
     ("inference",),
-    ("benchmark", "benchmark_cropping", "plan", "sweep"),
+    ("benchmark", "plan", "sweep"),
 )
 
 

@@ -80,15 +80,21 @@ def recorder(freeze: Sequence[str]) -> optax.GradientTransformation:
 
 
 def updated(
-    model: ViTPose, mesh: jax.sharding.Mesh, accumulate: int = 1, freeze: Sequence[str] = ()
+    model: ViTPose,
+    mesh: jax.sharding.Mesh,
+    accumulate: int = 1,
+    *,
+    freeze: Sequence[str] = (),
+    loss: tasks.Loss | None = None,
+    batch: dict[str, jax.Array] | None = None,
 ) -> tuple[state.TrainState, dict, str]:
-    """(state after one update on a mesh, metrics, text of the compiled program)."""
+    """(state after one update on a mesh, metrics, text of the compiled program); by default of the pose loss."""
     udp = {name: name == "coco" for name in model.num_keypoints}
-    loss, tx = tasks.pose_loss(model, udp=udp, sigma=2.0), recorder(freeze)
+    loss, tx = loss or tasks.pose_loss(model, udp=udp, sigma=2.0), recorder(freeze)
     step = update.make_train_step(loss, tx, lambda step: 1e-3, jax.random.key(2), accumulate=accumulate, freeze=freeze)
     places = jax.tree.map(lambda leaf: leaf.sharding, state.abstract_state(model, tx, mesh))
     start = state.init_state(model, tx, jax.random.key(0), mesh, variables_of(model))
-    batch = sharding.global_batch(batch_of(model), mesh)
+    batch = batch or sharding.global_batch(batch_of(model), mesh)
     lowered = jax.jit(sharding.on_mesh(step, mesh), out_shardings=(places, None)).lower(start, batch)
     compiled = lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
     return *compiled(start, batch), compiled.as_text()

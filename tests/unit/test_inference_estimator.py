@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.random_models import random_model
-from vitpose_jax import benchmark_cropping, geometry
+from vitpose_jax import geometry
+from vitpose_jax.benchmark import __main__ as benchmark
 from vitpose_jax.data.catalog import DATASETS
 from vitpose_jax.inference import PoseEstimator, device_crops
 from vitpose_jax.inference.estimator import dataset_row
@@ -186,8 +187,8 @@ def test_a_checkpoint_is_loaded_by_its_path(tmp_path, estimator):
 
 @pytest.mark.slow
 def test_both_ways_of_cutting_are_timed(capsys):
-    benchmark_cropping.main(["--size", "s", "--repeats", "1", "--image_size", "60", "80", "--people", "2"])
-    line = json.loads(capsys.readouterr().out)
+    benchmark.main(["cropping", "--size", "s", "--repeats", "1", "--image_size", "60", "80", "--people", "2"])
+    line = json.loads(capsys.readouterr().out.splitlines()[0])  # a table follows
     host, device = line["variants"]["host"], line["variants"]["device"]
     assert (host["bytes_per_image"], device["bytes_per_image"]) == (2 * 256 * 192 * 3, 3 * 2**18)
     assert host["crops_per_s"] == pytest.approx(2 * 2 / host["wall"]["median_s"], rel=0.05)

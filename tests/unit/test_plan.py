@@ -230,6 +230,16 @@ def test_parts_of_a_batch_hold_less_and_exchange_more():
         assert parts.exchanges[kind]["fast_bytes"] == 4 * whole.exchanges[kind]["fast_bytes"]
 
 
+def test_shards_that_are_not_whole_tiles_are_summed_on_tpus():
+    case = toy(decoder="simple")._replace(batch_size=32)
+    kinds = {
+        (name, fsdp): planning.estimated(case, chips.topology(name), (32 // fsdp, fsdp, 1)).exchanges.keys()
+        for name in ("v5e:4x8", "gpu:4x8xH100") for fsdp in (16, 32)
+    }  # fmt: skip
+    assert kinds.pop(("v5e:4x8", 32)) == {"all-reduce"}  # 128 / 32 = 4 rows
+    assert all(found == {"all-gather", "reduce-scatter", "all-reduce"} for found in kinds.values())
+
+
 def test_tensor_parallel_sums_are_waited_for():
     where = chips.topology("gpu:4xH100")
     plan = planning.estimated(toy(remat="full", decoder="simple"), where, (1, 1, 4))

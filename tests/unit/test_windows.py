@@ -237,7 +237,7 @@ def test_arithmetic_is_the_papers(settings, published):
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"attention": "shift_pool", "window_size": (16, 12)},
+    {}, {"token_dim": 1024}, {"attention": "shift_pool", "window_size": (16, 12)},
     {"attention": "shift", "window_size": (8, 8), "full_every": 3, "relative_positions": "decomposed"},
 ])  # fmt: skip
 def test_arithmetic_is_what_the_program_does(settings):

@@ -153,7 +153,14 @@ def _walk(folder: pathlib.Path, prefix: str, progress: tqdm) -> Iterator[File]:
                 yield from _walk(pathlib.Path(entry.path), f"{prefix}{entry.name}/", progress)
             elif entry.name.lower().endswith(_ENDINGS):
                 progress.update()
-                yield File(prefix + entry.name, entry.stat().st_size)
+                yield File(prefix + entry.name, _size(entry))
+
+
+def _size(entry: os.DirEntry) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return 0  # a link to nothing: it is reported as broken when it is read
 
 
 def _records(

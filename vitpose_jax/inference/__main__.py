@@ -122,6 +122,7 @@ def run(settings: argparse.Namespace) -> int:
                 )  # fmt: skip
         finally:
             journal.close()
+        print(f"writing the files that are made from {journal.path}", flush=True)  # minutes for a million images
         write_files(out, journal, estimator, settings, wanted)
     print(
         f"{journal.poses} instances on {len(journal.done) - journal.skipped} "

@@ -118,6 +118,11 @@ def lower_for_gpu(case: Case, sizes: tuple[int, int, int]) -> None:
     program.step.trace(program.target, batch).lower(lowering_platforms=("cuda",))
 
 
+# Arrays on TPUs are tiles of 8 rows. Of shards that are not made of whole tiles libtpu's compiler makes sums instead of
+# gathering and scattering: twice the bytes, and waited for. Seen in compiled programs, see `docs/scaling.md`.
+TILE_ROWS = 8
+
+
 def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: TrainState, crops: int) -> Ledger:
     """What the sharding tables make devices exchange in a step; `crops` of one device."""
     model = case.make_model()
@@ -135,8 +140,12 @@ def exchanges(case: Case, where: Topology, sizes: tuple[int, int, int], target: 
         size = leaf.size / times * (item if kernel else leaf.dtype.itemsize) / (tensor if "tensor" in axes else 1)
         left: tuple[str, ...] = ("data", "fsdp")
         if "fsdp" in axes:
-            together["all-gather", ("fsdp",), 2 * times] += size
-            together["reduce-scatter", ("fsdp",), times] += size
+            of_shard = next(
+                dim // fsdp for dim, names in zip(leaf.shape, specs[path], strict=False) if "fsdp" in (names or ())
+            )
+            whole = where.is_gpu or of_shard % TILE_ROWS == 0
+            together["all-gather" if whole else "all-reduce", ("fsdp",), 2 * times] += size
+            together["reduce-scatter" if whole else "all-reduce", ("fsdp",), times] += size
             size, left = size / fsdp, ("data",)
         together["all-reduce", left, times] += size
     for (kind, over, count), size in together.items():

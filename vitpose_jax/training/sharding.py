@@ -27,7 +27,9 @@ BATCH_SPEC = PartitionSpec(CROPS)
 # Path to logical axes, one name or None per dimension.
 LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("(backbone|mae_decoder)/pos_embed", (None, None, "embed")),
-    ("backbone/cls_token", (None, None, "embed")),
+    ("backbone/(cls_token|knowledge/token)", (None, None, "embed")),
+    ("backbone/knowledge/proj/kernel", (None, "embed")),
+    ("backbone/knowledge/proj/bias", (None,)),
     ("mae_decoder/mask_token", (None, None, "embed")),
     ("backbone/patch_embed/kernel", (None, None, None, "embed")),
     ("backbone/patch_embed/bias", (None,)),

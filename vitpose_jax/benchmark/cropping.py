@@ -1,37 +1,28 @@
 """Where to cut crops: on the host, or on the device from whole images.
 
-    python -m vitpose_jax.benchmark_cropping [--image_size 480 640] [--people 8] [--size b] [--images 2] …
-
 Whole calls of `PoseEstimator`, from images and boxes in the host's memory to poses, with random weights and images of
-noise; both ways take turns. One JSON line, as `vitpose_jax.benchmark` prints it, with the bytes that travel to the
-device for an image and the crops per second (median). Both ways give equal crops, which a test shows.
+noise. Both ways give equal crops, which a test shows.
 """
 
-import argparse
 import functools
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 
-from vitpose_jax import benchmark
+from vitpose_jax.benchmark.timing import Measured, take_turns
 from vitpose_jax.inference import PoseEstimator, device_crops
 from vitpose_jax.inference.estimator import CROPPING
 from vitpose_jax.keypoints import COCO, reference
 from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.training import state
-from vitpose_jax.training.checkpoint import LoadedModel, ModelFile
+from vitpose_jax.training.checkpoint import LoadedModel
+from vitpose_jax.training.model_file import ModelFile
 
 
 def cropping(
-    *,
-    size: str,
-    dtype: str,
-    repeats: int,
-    image_size: tuple[int, int],
-    people: int,
-    images: int,
-    flip_test: bool = True,
-) -> tuple[dict[str, benchmark.Timing], dict[str, dict[str, float]]]:
+    *, size: str, dtype: str, repeats: int, image_size: Sequence[int], people: int, images: int
+) -> Iterator[Measured]:
     """Times both ways of cutting.
 
     Args:
@@ -41,6 +32,9 @@ def cropping(
         image_size: (height, width) of the images.
         people: boxes in each image.
         images: given in one call.
+
+    Yields:
+        Of each way the bytes that travel to the device for an image, and the crops per second (median).
     """
     settings = {"size": size, "dtype": dtype, "num_keypoints": {"coco": len(COCO)}}
     model = vitpose(**settings)
@@ -59,7 +53,7 @@ def cropping(
         where: functools.partial(PoseEstimator(loaded, cropping=where, batch_size=people * images), pictures, boxes)
         for where in CROPPING
     }
-    timings = benchmark.take_turns(variants, repeats=repeats)
+    timings = take_turns(variants, repeats=repeats)
     travelling = {"host": people * np.prod(model.image_size) * 3, "device": device_crops.flat_pixels(pictures[0]).size}
     facts = {
         where: {
@@ -68,26 +62,5 @@ def cropping(
         }
         for where in CROPPING
     }
-    return timings, facts
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vitpose_jax.benchmark_cropping", description="Crops cut on the host or on the device."
-    )
-    parser.add_argument("--size", default="b", help="s, b, l, h or g (default b)")
-    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default float32)")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--image_size", type=int, nargs=2, default=[480, 640], metavar=("H", "W"))
-    parser.add_argument("--people", type=int, default=4, help="boxes in an image (default 4)")
-    parser.add_argument("--images", type=int, default=2, help="in one call (default 2)")
-    settings = vars(parser.parse_args(arguments))
-    try:
-        print(benchmark.report("cropping", settings, *cropping(**settings)))
-    except ValueError as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()
+    said = {"size": size, "dtype": dtype, "image_size": tuple(image_size), "people": people, "images": images}
+    yield Measured(said, timings, facts)

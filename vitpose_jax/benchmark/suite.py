@@ -1,0 +1,149 @@
+"""`make bench`: the cases that suit the machine, one process each, into `docs/performance.md` and lines beside it.
+
+A run that is stopped goes on where it was. Lines of other devices stay.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from vitpose_jax import paths
+from vitpose_jax.benchmark import goals, machine, table
+from vitpose_jax.progress import progress_bar
+
+BEGIN, END = "<!-- made by `make bench`: begin -->", "<!-- made by `make bench`: end -->"
+
+_B, _B_SIMPLE = "--config configs/vitpose_b.py", "--config configs/vitpose_b_simple.py"
+_FEW = "--against torch --repeats 3"
+CPU = (
+    f"forward {_B} {_FEW}",
+    f"train {_B} --batch_size 8 --dtype float32 --against torch-eager torch-eager-fast --repeats 3",
+    "decode --repeats 20",
+    "evaluate --repeats 3",
+    "input --repeats 5",
+    "compile --config configs/quickstart.py --batch_size 32 --repeats 2",
+    f"compile {_B} --repeats 1",
+    f"predict {_B} --batch_size 8 --dtype float32 --repeats 5",
+    f"forward {_B_SIMPLE} {_FEW}",
+    f"forward --config configs/vitpose_s.py {_FEW}",
+    "mixed --repeats 3",
+    f"forward --config configs/vitpose_s_simple.py {_FEW}",
+    f"forward --config configs/vitpose_l.py --batch_size 8 {_FEW}",
+    f"forward --config configs/vitpose_l_simple.py --batch_size 8 {_FEW}",
+)
+_BF16 = "--dtype bfloat16 --repeats 20"
+GPU = (
+    *(
+        f"forward --config configs/vitpose_{size}.py --batch_size {batches} {_BF16} --against torch-compiled"
+        for size in "blh"
+        for batches in ("1 8 32 64 128 256 512",)
+    ),
+    *(f"predict --config configs/vitpose_{size}.py --batch_size 64 256 {_BF16}" for size in "blh"),
+    *(f"train --config configs/vitpose_{size}.py --batch_size 32 64 128 256 512 {_BF16}" for size in "blh"),
+    f"train --config configs/vitpose_g.py --batch_size 4 8 16 32 64 {_BF16}",  # 576x432
+    "decode --repeats 50",
+    "mixed --batch_size 128 --dtype bfloat16 --repeats 20",
+    "evaluate --repeats 3",
+    "input --repeats 5",
+    "compile --config configs/vitpose_b.py --repeats 2",
+)
+
+PAPER = "The paper's images a second on an A100, classic decoder: B 944, L 411, H 241.\n"
+
+
+def run(document: pathlib.Path, *, only: str = "") -> None:
+    """Measures what is missing, and writes the document anew.
+
+    Args:
+        document: a Markdown file with the two marks; its JSON lines stand beside it.
+        only: part of a command: only commands with it are run again, all others' lines stay.
+
+    Raises:
+        ValueError: the document has no marks, or no command has `only`.
+        RuntimeError: a case failed.
+    """
+    text = document.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{document} needs the lines {BEGIN!r} and {END!r}, once each")
+    here = machine.device()
+    commands = [each for each in (CPU if jax.default_backend() == "cpu" else GPU) if only in each]
+    if not commands:
+        raise ValueError(f"no command of the set for this machine has {only!r} in it")
+    book, partial = document.with_suffix(".jsonl"), document.with_suffix(".jsonl.partial")
+    measured = read(partial)
+    done = {record["command"] for record in measured}
+    with progress_bar(desc="measuring", unit=" commands", total=len(commands)) as bar:
+        for command in commands:
+            bar.set_postfix_str(command, refresh=True)
+            if command not in done:
+                measured += measure(command)
+                paths.write(partial, "".join(json.dumps(record) + "\n" for record in measured))
+            bar.update()
+    kept = [
+        record for record in read(book)
+        if record["device"] != here or (only and record["command"] not in commands and record["case"] != "machine")
+    ]  # fmt: skip
+    about = {"case": "machine", "command": "", "device": here, "date": time.strftime("%Y-%m-%d"), **machine.describe()}
+    records = [*kept, about, *measured]
+    paths.write(book, "".join(json.dumps(record) + "\n" for record in records))
+    partial.unlink()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    paths.write(document, f"{before}{BEGIN}\n{render(records)}{END}{after}")
+    print(f"wrote {document} and {book}")
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Lines of a file, none where there is no such file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def measure(command: str) -> list[dict[str, Any]]:
+    """Runs one command in a process of its own and returns its lines.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    child = subprocess.run(
+        [sys.executable, "-m", "vitpose_jax.benchmark", *command.split()], stdout=subprocess.PIPE, text=True
+    )
+    if child.returncode:
+        raise RuntimeError(f"{command!r} ended with code {child.returncode}; what it said stands above")
+    lines = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
+    return [{**line, "command": command} for line in lines]
+
+
+def render(records: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: for each device the machine, the goals, and a table for each case."""
+    parts = []
+    for device in dict.fromkeys(record["device"] for record in records):
+        own = [record for record in records if record["device"] == device]
+        parts.append(f"\n## {device}\n\n")
+        lines = [record for record in own if record["case"] != "machine"]
+        for about in own:
+            if about["case"] == "machine":
+                words = {name: value for name, value in about.items() if name not in ("case", "command", "device")}
+                parts += [f"* {name}: {value}\n" for name, value in words.items()]
+        loads = [record["load"] for record in lines if record["load"] is not None]
+        if loads:
+            parts.append(f"* load average when a case began: {min(loads):.1f} to {max(loads):.1f}\n")
+        parts.append("\n" + goals.table(lines, goals.CPU if device.endswith("cpu") else goals.GPU))
+        for case in dict.fromkeys(record["case"] for record in lines):
+            parts.append(f"\n### {case}\n")
+            parts += _tables([record for record in lines if record["case"] == case])
+            if case == "forward" and not device.endswith("cpu"):
+                parts.append("\n" + PAPER)
+    return "".join(parts) + "\n"
+
+
+def _tables(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table by the clock, and one by processor time where the goal is in that."""
+    found = ["\n" + table.markdown(records)]
+    if records[0]["case"] == "input":
+        found.append("\nThe same in processor time:\n\n" + table.markdown(records, clock="cpu"))
+    return found

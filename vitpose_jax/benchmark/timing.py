@@ -1,0 +1,121 @@
+"""Variants of one thing take turns, so that other load slows all alike; what came out is one line of JSON."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vitpose_jax.benchmark import machine
+
+WARMUP_RUNS = 1
+
+
+class Run(NamedTuple):
+    """What one run took."""
+
+    wall_s: float
+    cpu_s: float  # of the process that did the work, on all cores
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What was measured of one variant."""
+
+    first: Run
+    runs: tuple[Run, ...]
+
+    def summary(self, reference: "Timing") -> dict[str, Any]:
+        """For the JSON line."""
+        found: dict[str, Any] = {"first_s": _rounded(self.first.wall_s)}
+        for name, field in (("wall", "wall_s"), ("cpu", "cpu_s")):
+            ours, theirs = (np.array([getattr(run, field) for run in timing.runs]) for timing in (self, reference))
+            low, median, high = map(_rounded, np.percentile(ours, (25, 50, 75)))
+            # The processor's clock may tick less often than a run is long.
+            ratio = round(float(np.median(ours / theirs)), 4) if theirs.all() else None
+            found[name] = {
+                "median_s": median, "quartiles_s": [low, high], "all_s": list(map(_rounded, ours)), "ratio": ratio
+            }  # fmt: skip
+        return found
+
+
+class Measured(NamedTuple):
+    """What a case found: one line."""
+
+    settings: Mapping[str, Any]
+    timings: Mapping[str, Timing]  # by variant; may be empty
+    facts: Mapping[str, Mapping[str, Any]]  # what else is known of variants
+
+
+# Does the work once. Returns what `jax.block_until_ready` can wait for, or, where another process works, a `Run`.
+Variant = Callable[[], Any]
+
+
+def take_turns(variants: Mapping[str, Variant], *, repeats: int) -> dict[str, Timing]:
+    """Runs variants one after another, again and again, each waited for.
+
+    Args:
+        variants: by name.
+        repeats: timed runs of each, after the first one and warming up.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, not {repeats}")
+    first = {name: timed(run) for name, run in variants.items()}
+    for _ in range(WARMUP_RUNS):
+        for run in variants.values():
+            timed(run)
+    rounds = [{name: timed(run) for name, run in variants.items()} for _ in range(repeats)]
+    return {name: Timing(first[name], tuple(each[name] for each in rounds)) for name in variants}
+
+
+def timed(run: Variant) -> Run:
+    """One run of a variant."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = run()
+    if isinstance(result, Run):
+        return result
+    jax.block_until_ready(result)
+    return Run(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def report(case: str, measured: Measured, *, load: float | None = None) -> str:
+    """The JSON line of a case; the first variant is the reference of all ratios.
+
+    Args:
+        case: its name.
+        measured: what it found.
+        load: the machine's load average when the case began: of other work, if this process had not computed before.
+    """
+    reference = next(iter(measured.timings.values()), None)
+    known = {name: dict(values) for name, values in measured.facts.items()}
+    for name, timing in measured.timings.items():
+        known.setdefault(name, {}).update(timing.summary(reference or timing))
+        known[name] |= _rates(known[name], measured.settings)
+    return json.dumps(
+        {
+            "case": case,
+            **measured.settings,
+            "device": machine.device(),
+            "jax": jax.__version__,
+            "load": load,
+            "variants": known,
+        }
+    )
+
+
+def _rates(known: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
+    """Crops and operations a second, and the share of the device's most operations, as far as these are known."""
+    if "batch_size" not in settings or "gmac_per_crop" not in known:
+        return {}
+    crops = settings["batch_size"] / known["wall"]["median_s"]
+    tflops = 2 * known["gmac_per_crop"] * crops / 1e3
+    found = {"crops_per_s": float(f"{crops:.4g}"), "tflops": float(f"{tflops:.4g}")}
+    peak = machine.peak_flops() if settings.get("dtype") == "bfloat16" else None
+    return found if peak is None else {**found, "mfu": round(tflops * 1e12 / peak / jax.device_count(), 4)}
+
+
+def _rounded(seconds: float) -> float:
+    return float(f"{seconds:.4g}")
