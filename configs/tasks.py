@@ -125,8 +125,8 @@ def knowledge_token(config: ConfigDict, model: ViTPose, mesh: jax.sharding.Mesh)
     trained = freezing.trainable(train_state.variable_shapes(model)["params"], config.optimizer.freeze)
     if [*trees.flatten(trained)] != ["backbone/knowledge/token"]:
         raise ValueError(
-            "the token stage trains the knowledge token and nothing else: set config.model.token_dim to the width of the "
-            "model, and config.optimizer.freeze to freeze the rest, as configs/distilling.py does"
+            "the token stage trains the knowledge token and nothing else: set config.model.token_dim to the width of "
+            "the model, and config.optimizer.freeze to freeze the rest, as configs/distilling.py does"
         )
     return pose(config, model, mesh, make_loss=tasks.token_loss)
 

@@ -17,8 +17,8 @@ LITTLE_OPTIMISATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_exp
 def pytest_configure(config: pytest.Config) -> None:
     """Saves compiling, which is most of what the default tests do: in this process, in workers, in what tests start.
 
-    What was compiled once is kept in pytest's cache (`pytest --cache-clear` empties it). The slow tests run code of full
-    optimisation.
+    What was compiled once is kept in pytest's cache (`pytest --cache-clear` empties it). The slow tests run fully
+    optimised code.
     """
     compiled = str(config.cache.mkdir("compiled"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)

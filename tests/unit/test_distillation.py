@@ -192,9 +192,8 @@ def test_the_token_goes_through_the_blocks_and_no_further(token_dim, token_posit
     x = jnp.concatenate([x, jnp.broadcast_to(token, (2, 1, 16))], axis=1)
     block = vit.Block(2, 32, 0, 0, 1e-6, jnp.float32, train=False, stochastic=False)
     for layer in range(2):
-        x, _ = block.apply(
-            {"params": jax.tree.map(lambda leaf: leaf[layer], params["blocks"])}, x, jnp.float32(0), None
-        )
+        of_layer = functools.partial(jax.tree.map, lambda leaf, i=layer: leaf[i])
+        x, _ = block.apply({"params": of_layer(params["blocks"])}, x, jnp.float32(0), None)
     expected = vit.norm(None, 1e-6).apply({"params": params["last_norm"]}, x[:, :12])
     np.testing.assert_allclose(found.reshape(2, 12, 16), expected, atol=1e-5)
 
@@ -237,7 +236,7 @@ def test_a_student_starts_with_the_teachers_token(tmp_path):
     names = [path for path in report["fresh"] if "decoders" not in path]
     assert names == [f"params/backbone/knowledge/proj/{leaf}" for leaf in ("bias", "kernel")]
     assert len(report["restored"]) == len(trees.flatten(plain.variables)) - 2 + 1
-    with pytest.raises(ValueError, match="is 24 wide: this run needs --config.model.token_dim=24"):
+    with pytest.raises(ValueError, match=r"is 24 wide: this run needs --config.model.token_dim=24"):
         transfer.init_from("", plain.model, key=jax.random.key(0), token=token)
     with pytest.raises(ValueError, match="has no knowledge token"):
         transfer.init_from("", model, key=jax.random.key(0), token=str(tmp_path / "plain"))

@@ -75,3 +75,21 @@ def test_onnx_of_other_models(settings, tmp_path):
     made = PoseEstimator(random_model(datasets, depth=2, **settings), dataset=list(datasets)[-1], flip_test=False)
     export.export(made, "onnx", tmp_path / "model.onnx")
     check(onnx_runner(tmp_path / "model.onnx"), made)
+
+
+@pytest.mark.slow
+def test_saved_model_takes_any_number_of_crops(estimator, tmp_path):
+    tf = pytest.importorskip("tensorflow")  # large, so not among the requirements
+    export.export(estimator, "saved_model", tmp_path / "model")
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    predict = loaded.signatures["serving_default"]
+    check(lambda crops: predict(crops=tf.constant(crops))["keypoints"], estimator)
+
+
+@pytest.mark.slow
+def test_tflite_takes_its_number_of_crops(estimator, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    export.export(estimator, "tflite", tmp_path / "model.tflite", batch_size=2)
+    interpreter = tf.lite.Interpreter(model_path=str(tmp_path / "model.tflite"))
+    runner = interpreter.get_signature_runner()
+    check(lambda crops: runner(crops=crops)["keypoints"], estimator, counts=[2])

@@ -50,7 +50,7 @@ def official_tensors(variables: Mapping, file: ModelFile) -> dict[str, np.ndarra
 
 
 def check_known_to_pytorch(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for a model that no PyTorch implementation of ViTPose can be: with windows, or a knowledge token.
+    """Raises ValueError for a model that no PyTorch implementation of ViTPose has: with windows or a knowledge token.
 
     Args:
         settings: of a model file.
@@ -64,8 +64,8 @@ def check_known_to_pytorch(settings: Mapping[str, Any]) -> None:
         )
     if settings.get("token_dim") is not None:
         raise ValueError(
-            "this model has a knowledge token, which no PyTorch implementation of ViTPose has, and without it its weights "
-            "would predict something else; only a model with token_dim None can be written for PyTorch"
+            "this model has a knowledge token, which no PyTorch implementation of ViTPose has, and without it its "
+            "weights would predict something else; only a model with token_dim None can be written for PyTorch"
         )
 
 

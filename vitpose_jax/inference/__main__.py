@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from vitpose_jax import compile_cache
 from vitpose_jax.draw import SCORE_THRESHOLD
 from vitpose_jax.inference import outputs, video
 from vitpose_jax.inference.boxes import FORMS, box_source
@@ -122,6 +123,7 @@ def run(settings: argparse.Namespace) -> int:
                 )  # fmt: skip
         finally:
             journal.close()
+        print(f"writing the files that are made from {journal.path}", flush=True)  # minutes for a million images
         write_files(out, journal, estimator, settings, wanted)
     print(
         f"{journal.poses} instances on {len(journal.done) - journal.skipped} "
@@ -164,6 +166,7 @@ def _integers(text: str) -> list[int]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells how it opens a folder
+    compile_cache.use()
     try:
         raise SystemExit(run(parser().parse_args(arguments)))
     except KeyboardInterrupt:

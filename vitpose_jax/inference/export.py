@@ -11,7 +11,6 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -151,28 +150,38 @@ def _tensorflow(format: str) -> Any:
     return tensorflow
 
 
-def _tensorflow_function(tf: Any, function: Function, shape: Sequence[int], batch_size: int | None, output: str) -> Any:
-    """A TensorFlow function of `crops`. In plain operations, because TensorFlow reads fewer than this JAX writes."""
+def _save_model(tf: Any, function: Function, shape: Sequence[int], output: str, folder: str, **options: Any) -> None:
+    """Writes TensorFlow's format. In plain operations, because TensorFlow reads fewer than this JAX writes.
+
+    Args:
+        tf: TensorFlow.
+        function: what to save.
+        shape: of its input, with None for any number of crops.
+        output: name of the result.
+        folder: where to.
+        **options: of `jax2tf.convert`.
+    """
     from jax.experimental import jax2tf
 
-    inside = jax2tf.convert(
-        plain(function, approximate_erf=True), with_gradient=False,
-        polymorphic_shapes=None if batch_size else ["(batch, ...)"],
-        native_serialization_platforms=("cpu",) if batch_size else ("cpu", "cuda", "tpu"),
+    inside = jax2tf.convert(plain(function, approximate_erf=True), with_gradient=False, **options)
+    module = tf.Module()
+    module.predict = tf.function(
+        lambda crops: {output: inside(crops)}, input_signature=[tf.TensorSpec(shape, tf.uint8, name="crops")],
+        autograph=False,
     )  # fmt: skip
-    signature = [tf.TensorSpec([batch_size, *shape], tf.uint8, name="crops")]
-    return tf.function(lambda crops: {output: inside(crops)}, input_signature=signature, autograph=False)
+    tf.saved_model.save(module, folder, signatures=module.predict)
 
 
 def _write_saved_model(function: Function, shape: Sequence[int], output: str, out: str | os.PathLike) -> None:
     tf = _tensorflow("saved_model")
-    module = tf.Module()
-    module.predict = _tensorflow_function(tf, function, shape, None, output)
     target = paths.path(out)
     partial = target.with_name(target.name + ".partial")
     if partial.exists():  # of an attempt that was cut off
-        shutil.rmtree(partial)
-    tf.saved_model.save(module, os.fspath(partial), signatures=module.predict)
+        partial.rmtree()
+    _save_model(
+        tf, function, [None, *shape], output, os.fspath(partial), polymorphic_shapes=["(batch, ...)"],
+        native_serialization_platforms=("cpu", "cuda", "tpu"),
+    )  # fmt: skip
     partial.rename(target)
 
 
@@ -180,9 +189,9 @@ def _write_tflite(
     function: Function, shape: Sequence[int], output: str, out: str | os.PathLike, batch_size: int
 ) -> None:
     tf = _tensorflow("tflite")
-    converted = _tensorflow_function(tf, function, shape, batch_size, output)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([converted.get_concrete_function()], converted)
-    paths.write(out, converter.convert())
+    with tempfile.TemporaryDirectory() as folder:
+        _save_model(tf, function, [batch_size, *shape], output, folder, native_serialization_platforms=("cpu",))
+        paths.write(out, tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 Kept libraries that translate JAX were tried first, see docs/export.md: neither takes these models with a free batch size.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -138,15 +137,6 @@ class _Graph:
         """A tensor in another shape."""
         return self.node("Reshape", name, self.whole_numbers([s if isinstance(s, int) else -1 for s in shape]))
 
-    def transposed(self, name: str, order: Sequence[int]) -> str:
-        """A tensor with its axes in another order."""
-        return name if list(order) == list(range(len(order))) else self.node("Transpose", name, perm=list(order))
-
-    def arranged(self, name: str, shape: Sequence[Any], order: Sequence[int], wanted: Sequence[Any]) -> str:
-        """A tensor of a shape with its axes in another order, then some of them joined."""
-        name = self.transposed(name, order)
-        return name if [shape[axis] for axis in order] == list(wanted) else self.reshaped(name, wanted)
-
     def _with_rank(self, equation: core.JaxprEqn) -> tuple[str, Shape]:
         """A broadcast's operand with the axes of the result, of size 1 where it is repeated."""
         name, held = self.held(equation.invars[0])
@@ -154,33 +144,6 @@ class _Graph:
         for size, axis in zip(held, equation.params["broadcast_dimensions"], strict=True):
             shape[axis] = size
         return (name if tuple(shape) == tuple(held) else self.reshaped(name, tuple(shape))), tuple(shape)
-
-
-def _dot_general(graph: _Graph, equation: core.JaxprEqn, left: str, right: str) -> str:
-    """[batch…, rows, summed] times [batch…, summed, columns]; without a batch axis a tensor times one matrix."""
-    ((left_sum, right_sum), (left_batch, right_batch)) = equation.params["dimension_numbers"]
-    sides = [
-        (left, tuple(equation.invars[0].aval.shape), left_batch, left_sum),
-        (right, tuple(equation.invars[1].aval.shape), right_batch, right_sum),
-    ]
-    # Without a batch axis the crops need to be on the left, where MatMul takes any number of axes.
-    swapped = not left_batch and not all(isinstance(size, int) for size in sides[1][1])
-    (left, left_shape, left_batch, left_sum), (right, right_shape, right_batch, right_sum) = sides[:: -1 if swapped else 1]
-    left_free = [i for i in range(len(left_shape)) if i not in (*left_sum, *left_batch)]
-    right_free = [i for i in range(len(right_shape)) if i not in (*right_sum, *right_batch)]
-    batch, rows = [left_shape[i] for i in left_batch], [left_shape[i] for i in left_free]
-    columns, summed = [right_shape[i] for i in right_free], math.prod(left_shape[i] for i in left_sum)
-    left = graph.arranged(
-        left, left_shape, [*left_batch, *left_free, *left_sum], [*batch, *([math.prod(rows)] if batch else rows), summed]
-    )
-    right = graph.arranged(
-        right, right_shape, [*right_batch, *right_sum, *right_free], [*batch, summed, math.prod(columns)]
-    )
-    product = graph.node("MatMul", left, right)
-    if len(columns) != 1 or (batch and len(rows) != 1):
-        product = graph.reshaped(product, [*batch, *rows, *columns])
-    order = [*range(len(rows), len(rows) + len(columns)), *range(len(rows))] if swapped else range(len(batch + rows + columns))
-    return graph.transposed(product, list(order))
 
 
 def _slice(graph: _Graph, equation: core.JaxprEqn, name: str) -> str:
@@ -248,7 +211,7 @@ _ELEMENTWISE: dict[str, Row] = {
 _ROWS: dict[str, Row] = {
     "argmax": _argmax,
     "concatenate": lambda graph, equation, *names: graph.node("Concat", *names, axis=equation.params["dimension"]),
-    "dot_general": _dot_general,
+    "dot_general": _same("MatMul"),  # `plain` leaves no other
     "reduce_max": _reduced("ReduceMax"),
     "reduce_sum": _reduced("ReduceSum"),
     "reshape": lambda graph, equation, name: graph.reshaped(name, equation.outvars[0].aval.shape),
@@ -257,5 +220,5 @@ _ROWS: dict[str, Row] = {
     "squeeze": lambda graph, equation, name: graph.node(
         "Squeeze", name, graph.whole_numbers(equation.params["dimensions"])
     ),
-    "transpose": lambda graph, equation, name: graph.transposed(name, equation.params["permutation"]),
+    "transpose": lambda graph, equation, name: graph.node("Transpose", name, perm=equation.params["permutation"]),
 }

@@ -73,6 +73,8 @@ class _Plain:
             return [_sliced(*given, params["dimension_numbers"], params["slice_sizes"])]
         if name == "gather":
             return [_selected(*given, params["dimension_numbers"], params["slice_sizes"])]
+        if name == "dot_general":
+            return [_product(*given, **params)]
         if name == "erf" and self._approximate_erf:
             return [_erf(*given)]
         results = equation.primitive.bind(*given, **params)
@@ -94,6 +96,42 @@ def _folds(equation: core.JaxprEqn, given: Sequence[Any]) -> bool:
     if any(isinstance(value, jax.core.Tracer) for value in given) or not all(isinstance(size, int) for size in sizes):
         return False
     return sum(sizes) <= max(_FOLDED_SIZE, sum(np.size(value) for value in given))
+
+
+def _product(
+    left: Any, right: Any, *, dimension_numbers: Any, preferred_element_type: Any = None, **precision: Any
+) -> Any:
+    """A dot_general as [batch…, rows, summed] times [batch…, summed, columns]; without a batch axis as any number of
+    axes times one matrix, the crops on the left."""
+    (left_sum, right_sum), (left_batch, right_batch) = dimension_numbers
+    swapped = not left_batch and isinstance(left, np.ndarray)
+    if swapped:
+        left, right, left_sum, right_sum = right, left, right_sum, left_sum
+    left_free = [axis for axis in range(left.ndim) if axis not in (*left_sum, *left_batch)]
+    right_free = [axis for axis in range(right.ndim) if axis not in (*right_sum, *right_batch)]
+    batch, rows = [left.shape[axis] for axis in left_batch], [left.shape[axis] for axis in left_free]
+    columns, summed = [right.shape[axis] for axis in right_free], math.prod(left.shape[axis] for axis in left_sum)
+    left = _arranged(left, [*left_batch, *left_free, *left_sum], [*batch, *(_joined(rows) if batch else rows), summed])
+    right = _arranged(right, [*right_batch, *right_sum, *right_free], [*batch, summed, *_joined(columns)])
+    axes = tuple(range(len(batch)))
+    result = lax.dot_general(
+        left, right, (((left.ndim - 1,), (len(batch),)), (axes, axes)),
+        preferred_element_type=preferred_element_type, **precision,
+    )  # fmt: skip
+    columns_first = [*range(len(rows), len(rows) + len(columns)), *range(len(rows))]
+    result = lax.reshape(result, (*batch, *rows, *columns))
+    return lax.transpose(result, columns_first) if swapped else result
+
+
+def _joined(sizes: Sequence[Any]) -> list[Any]:
+    return [math.prod(sizes)]
+
+
+def _arranged(array: Any, order: Sequence[int], shape: Sequence[Any]) -> Any:
+    """Axes in another order, then some of them joined; constants beforehand."""
+    if isinstance(array, np.ndarray):
+        return np.ascontiguousarray(array.transpose(order)).reshape(shape)
+    return lax.reshape(lax.transpose(array, order), shape)
 
 
 def _padded(array: Any, value: Any, config: Sequence[tuple[int, int, int]]) -> Any:
@@ -131,7 +169,8 @@ def _selected(array: Any, starts: Any, numbers: lax.GatherDimensionNumbers, size
             shape = (*first.shape, sizes[axis])
             cells = lax.add(lax.broadcast_in_dim(first, shape, tuple(range(batch))), _counted(shape, batch))
             chosen = _ones_at(cells, array.shape[axis])
-            array = lax.dot_general(chosen, array, (((batch + 1,), (axis,)), (tuple(range(batch)),) * 2))
+            together = (tuple(range(batch)),) * 2
+            array = _product(chosen, array, dimension_numbers=(((batch + 1,), (axis,)), together))
             order = list(range(array.ndim))
             order.insert(axis, order.pop(batch))
             array = lax.transpose(array, order)
@@ -142,7 +181,7 @@ def _selected(array: Any, starts: Any, numbers: lax.GatherDimensionNumbers, size
     chosen = _ones_at(lax.squeeze(starts, (batch,)), array.shape[axis])
     others = tuple(i for i in range(array.ndim) if i != axis)
     table = lax.convert_element_type(lax.transpose(array, (*others, axis)), np.float32)  # small whole numbers fit, too
-    result = lax.dot_general(table, chosen, (((array.ndim - 1,), (batch,)), ((), ())))
+    result = _product(table, chosen, dimension_numbers=(((array.ndim - 1,), (batch,)), ((), ())))
     # [others…, batch…]: the axes of the slice go where the gather has them.
     order, rest = [], list(range(len(others), len(others) + batch))
     for i in range(result.ndim):

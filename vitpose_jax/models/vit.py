@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitpose_jax.models.knowledge import KnowledgeToken
 from vitpose_jax.models.own import own_product, own_vector
 from vitpose_jax.models.periods import scan_periods
 from vitpose_jax.models.placement import CROPS, placed
@@ -246,31 +247,6 @@ def stacked_blocks(depth: int, *, remat: str, scan_unroll: int) -> Callable[...,
     )
 
 
-class KnowledgeToken(nn.Module):
-    """One token that every crop gets besides its patches: what a teacher's encoder has learned to want (ViTPose §3.5).
-
-    Attributes:
-        embed_dim: D, width of the encoder's tokens.
-        token_dim: width of the token: that of the encoder it was learned with.
-        dtype: of the projection.
-    """
-
-    embed_dim: int
-    token_dim: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        """Returns: [1, 1, D], projected if the widths differ."""
-        token = self.param("token", _weight_init, (1, 1, self.token_dim), jnp.float32)
-        if self.token_dim == self.embed_dim:
-            return token
-        # Keeps the token's size, whatever the widths are.
-        return nn.Dense(self.embed_dim, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal(), name="proj")(
-            token
-        )
-
-
 class ViT(nn.Module):
     """ViTPose's encoder: patch embedding, position embedding, scanned blocks, last norm.
 
@@ -290,8 +266,8 @@ class ViT(nn.Module):
         window_size: (rows, cols) of a window in tokens.
         full_every: n: of every n blocks the last attends to all tokens.
         relative_positions: of attention, see `windows.RelativePositions`.
-        token_dim: width of the knowledge token, which goes through the blocks behind the patches' tokens and no further;
-            0: none.
+        token_dim: width of the knowledge token, which goes through the blocks beside the patches, and no further; 0:
+            none.
         token_position: the token gets the position embedding's first row, which MAE has for a class token.
         layer_norm_eps: added to the variance; the original's value unless another implementation's weights want theirs.
         drop_path: stochastic-depth rate of the last block; the first has 0, between them it grows linearly.

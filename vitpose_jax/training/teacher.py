@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,10 @@ class Teacher:
             sharding.on_mesh(heatmaps, mesh), out_shardings=NamedSharding(mesh, sharding.BATCH_SPEC)
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(loaded.variables["params"]))
-        self.description = f"teacher: {loaded.path}, {count / 1e6:.1f} M parameters"
+        size = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(self._variables))
+        self.description = (
+            f"teacher: {loaded.path}, {count / 1e6:.1f} M parameters, {size / 2**20:.1f} MiB on each device"
+        )
         if self._cache:
             per_crop = 2 * math.prod(student.heatmap_size) * max(student.num_keypoints[name] for name in names)
             self.description += f"; its heatmaps are kept in {self._cache.folder}, {per_crop / 2**10:.0f} KiB a crop"
@@ -112,12 +116,12 @@ class _Cache:
     def __init__(self, folder: str, teacher: checkpoint.LoadedModel, dtype: Any, names: Sequence[str]):
         whose = hashlib.sha256(repr((jnp.dtype(dtype).name, names, sorted(teacher.file.settings.items()))).encode())
         for leaf in jax.tree.leaves(teacher.variables):
-            whose.update(np.ascontiguousarray(leaf))
+            whose.update(np.ascontiguousarray(leaf).data)
         self.folder = paths.path(folder) / whose.hexdigest()[:16]
 
     def key(self, rows: Mapping[str, np.ndarray]) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(rows["image"]))
-        digest.update(np.ascontiguousarray(rows["dataset"]))
+        digest = hashlib.sha256(np.ascontiguousarray(rows["image"]).data)
+        digest.update(np.ascontiguousarray(rows["dataset"]).data)
         return digest.hexdigest()[:32]
 
     def read(self, key: str) -> np.ndarray | None:
@@ -127,7 +131,10 @@ class _Cache:
     def write(self, key: str, heatmaps: np.ndarray) -> None:
         content = io.BytesIO()
         np.save(content, heatmaps)
-        paths.write(self.folder / f"{key}.npy", content.getvalue())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{key}.{uuid.uuid4().hex}.partial"  # another run may be writing the same
+        partial.write_bytes(content.getvalue())
+        partial.replace(self.folder / f"{key}.npy")
 
 
 def _own_rows(array: jax.Array) -> np.ndarray:
@@ -140,14 +147,15 @@ def _check(
     path: str, model: ViTPose, file: ModelFile, student: ViTPose, student_file: ModelFile, datasets: Sequence[str]
 ) -> None:
     """Raises ValueError unless a teacher's heatmaps mean what the student's shall mean."""
-    for what, setting, theirs, ours in (
+    sizes = (
         ("takes crops", "image_size", model.image_size, student.image_size),
         ("predicts heatmaps", "image_size and ratio", model.heatmap_size, student.heatmap_size),
-    ):
+    )
+    for what, setting, theirs, ours in sizes:
         if tuple(theirs) != tuple(ours):
             raise ValueError(
-                f"the teacher {path} {what} of {tuple(theirs)} (height, width), the student of {tuple(ours)}: give both "
-                f"the same model {setting}"
+                f"the teacher {path} {what} of {tuple(theirs)} (height, width), the student of {tuple(ours)}: give the "
+                f"student the teacher's model {setting}"
             )
     if file.codec["sigma"] != student_file.codec["sigma"]:
         raise ValueError(
@@ -157,14 +165,14 @@ def _check(
     for name in datasets:
         if name not in file.datasets:
             raise ValueError(f"the teacher {path} has no decoder for {name!r}, only for {sorted(file.datasets)}")
-        theirs, ours = file.keypoint_set(name), student_file.keypoint_set(name)
-        if (theirs.names, set(theirs.swap)) != (ours.names, set(ours.swap)):
+        taught, wanted = file.keypoint_set(name), student_file.keypoint_set(name)
+        if (taught.names, set(taught.swap)) != (wanted.names, set(wanted.swap)):
             raise ValueError(
-                f"{name}: the teacher {path} predicts the keypoints {theirs.names}, the student {ours.names}; a teacher "
-                "needs to have learned the same ones, in the same order"
+                f"{name}: the teacher {path} predicts the keypoints {taught.names}, the student {wanted.names}; a "
+                "teacher needs to have learned the same ones, in the same order"
             )
         if file.datasets[name]["udp"] != student_file.datasets[name]["udp"]:
             raise ValueError(
-                f"{name}: of the teacher {path} and the student one has learned unbiased (UDP) heatmaps and the other not; "
-                "they lie up to half a cell apart"
+                f"{name}: one of the teacher {path} and the student has learned unbiased (UDP) heatmaps, the other has "
+                "not; the same heatmap means other places to them"
             )
