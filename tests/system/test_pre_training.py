@@ -90,5 +90,5 @@ def test_whole_images_and_fine_tuning_from_it(mae_config, shrunk_config, pre_tra
 
 
 def test_an_unknown_task_is_refused(mae_config, tmp_path):
-    with pytest.raises(ValueError, match=r"config.task must be one of \['distill', 'mae', 'pose', 'token'\], not 'jigsaw'"):
+    with pytest.raises(ValueError, match=r"config.task must be one of \['distill', .*\], not 'jigsaw'"):
         train(mae_config({"task": "jigsaw"}), tmp_path)
