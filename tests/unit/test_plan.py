@@ -310,6 +310,7 @@ def test_the_command(tmp_path, capsys):
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--nothing"], "nothing"),
     (["--config", "configs/none.py", "--topology", "v5e:2x2"], "No such file"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--mesh", "4x1"], "data,fsdp,tensor"),
+    (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--config.task=distill", "--estimate"], "'distill'"),
     (["--config", "configs/finetune_custom.py", "--topology", "v5e:2x2", "--estimate"], "config.model"),
 ])  # fmt: skip
 def test_errors_of_the_command_are_sentences(arguments, message):
