@@ -26,10 +26,11 @@ def converted(path: pathlib.Path, folder: pathlib.Path, *extra: str) -> checkpoi
     return checkpoint.load_model(folder)
 
 
-def heatmaps(loaded, dataset="coco", **options) -> np.ndarray:
+def heatmaps(loaded, dataset="coco") -> np.ndarray:
     crops = np.random.default_rng(0).standard_normal((2, *loaded.model.image_size, 3)).astype(np.float32)
     with jax.default_matmul_precision("highest"):
-        return loaded.model.apply(loaded.variables, crops, train=False, datasets=(dataset,), **options)[dataset]
+        apply = jax.jit(lambda variables: loaded.model.apply(variables, crops, train=False, datasets=(dataset,)))
+        return apply(loaded.variables)[dataset]
 
 
 def same(a, b) -> None:
