@@ -20,7 +20,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from configs import command_line, common
-from vitpose_jax import draw, paths
+from vitpose_jax import compile_cache, draw, paths
 from vitpose_jax.data import datasets
 from vitpose_jax.data.truncate import PARTS
 from vitpose_jax.evaluation import published
@@ -146,6 +146,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     logging.set_verbosity(logging.ERROR)  # Orbax tells how it opens a folder
+    compile_cache.use()
     try:
         with processes.joined(**command_line.processes(), saves_on_sigterm=False):
             evaluate(

@@ -5,7 +5,7 @@
 Started again with the same workdir, a run goes on from its last checkpoint, bit for bit as if it had never stopped.
 Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often save, evaluate, draw.
 Every process of a run on several hosts is this command; docs/scaling.md, "Launching", says how they are started.
-A run that has gone to its end leaves `finished.json`.
+A run that has gone to its end leaves `finished.json`. Compiled programs are kept, see `vitpose_jax/compile_cache.py`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from configs import command_line
 from configs.tasks import TASKS, Task, make_model, make_task
-from vitpose_jax import draw, interrupt, paths, trees
+from vitpose_jax import compile_cache, draw, interrupt, paths, trees
 from vitpose_jax.data import datasets, pipeline
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.progress import progress_bar
@@ -253,6 +253,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     config = flags.FLAGS.config
     logging.set_verbosity(logging.ERROR)  # Orbax tells a dozen lines about every save
+    compile_cache.use()
     try:
         with processes.joined(**command_line.processes(), saves_on_sigterm=True):
             train(config, flags.FLAGS.workdir or os.path.join("runs", config.name), profile=command_line.profile())

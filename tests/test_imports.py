@@ -8,7 +8,7 @@ PACKAGE = ROOT / "vitpose_jax"
 
 # A module may import from its own rung and from those above its own in this list.
 LADDER = (
-    ("types", "keypoints", "geometry", "trees", "paths", "interrupt", "progress", "draw"),
+    ("types", "keypoints", "geometry", "trees", "paths", "interrupt", "progress", "draw", "compile_cache"),
     ("codec", "models", "data"),
     ("training", "convert"),
     ("evaluation",),

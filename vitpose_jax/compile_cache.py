@@ -5,6 +5,7 @@ import pathlib
 import platform
 import re
 import zlib
+from typing import Any
 
 import jax
 
@@ -21,12 +22,13 @@ def use() -> str | None:
     Returns:
         Where programs are kept; None if they are not.
     """
-    if not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config
+    if not config.jax_enable_compilation_cache:
         return None
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_COMPILE_S)
-    return jax.config.jax_compilation_cache_dir
+    if config.jax_compilation_cache_dir is None:
+        config.update("jax_compilation_cache_dir", str(folder()))
+        config.update("jax_persistent_cache_min_compile_time_secs", LEAST_COMPILE_S)
+    return config.jax_compilation_cache_dir
 
 
 def folder() -> pathlib.Path:

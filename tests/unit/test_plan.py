@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +180,7 @@ def test_a_compiled_step_and_its_estimate_agree():
     assert compiled.product_flops == pytest.approx(estimated.product_flops, rel=0.01)
     for kind in ("parameters", "optimizer", "batch"):
         assert compiled.memory[kind] == estimated.memory[kind] > 0
+    assert 0 <= compiled.memory["tiles"] < 0.5 * compiled.memory_total
     assert {"all-gather", "all-reduce"} <= compiled.exchanges.keys()
     # Every parameter that is split is gathered for the forward and for the backward pass.
     gathered = [plan.exchanges["all-gather"]["fast_bytes"] for plan in (compiled, estimated)]
@@ -197,6 +199,23 @@ def test_steps_and_forward_passes_lower_for_gpus(decoder):
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8)
     forward = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
     assert jax.export.export(forward, platforms=["cuda"])(variables, images).out_avals[0].shape == (2, 16, 16, 17)
+
+
+def test_a_step_that_the_compiler_refuses_does_not_fit(monkeypatch):
+    error = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (18.00G) exceeds available HBM (15.75G)."
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError(error)
+
+    case, where = toy(decoder="simple"), chips.topology("v5e:1x2")
+    mesh = plan_case.abstract_mesh((2, 1, 1))
+    program, batch = case.program(mesh)
+    monkeypatch.setattr(planning, "described_devices", lambda where: [])
+    monkeypatch.setattr(planning.sharding, "make_mesh", lambda **_: mesh)
+    monkeypatch.setattr(Case, "program", lambda *_: (program._replace(step=SimpleNamespace(trace=refuse)), batch))
+    plan = planning.compiled(case, where, (2, 1, 1))
+    assert not plan.fits and "18.00G" in plan.problem and plan.images_per_s == 0
+    assert plan.memory_total == pytest.approx(18 * 2**30) and plan.memory["optimizer"] > 0
 
 
 def test_what_an_exchange_costs():
@@ -310,6 +329,7 @@ def test_the_command(tmp_path, capsys):
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--nothing"], "nothing"),
     (["--config", "configs/none.py", "--topology", "v5e:2x2"], "No such file"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--mesh", "4x1"], "data,fsdp,tensor"),
+    (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--config.task=distill", "--estimate"], "'distill'"),
     (["--config", "configs/finetune_custom.py", "--topology", "v5e:2x2", "--estimate"], "config.model"),
 ])  # fmt: skip
 def test_errors_of_the_command_are_sentences(arguments, message):

@@ -9,7 +9,7 @@ import scipy.io
 
 from vitpose_jax.data.catalog import DATASETS
 from vitpose_jax.data.tables import Instances
-from vitpose_jax.evaluation import baseline, pck, speed
+from vitpose_jax.evaluation import baseline, pck
 from vitpose_jax.evaluation.coco_variants import WHOLEBODY_FIELDS
 from vitpose_jax.evaluation.results import Predictions
 from vitpose_jax.evaluation.scoring import HEADLINE, METRICS, MPII_FILE, check_boxes, check_files
@@ -345,13 +345,3 @@ def test_hands_are_measured_by_the_larger_side_of_the_box_and_in_pixels():
     assert pck.hand_metrics(points, truth, boxes)["AUC"] == pytest.approx(13 / 20)  # 10.5 px is the first step above
     truth[0, :, 2] = 0
     assert set(pck.hand_metrics(points, truth, boxes).values()) == {-1}
-
-
-def test_speed_measures_equal_work():
-    """It raises where the two sides' metrics differ in any bit."""
-    report = speed.measure(people=60, boxes=500, seed=1, rounds=1)
-    assert 60 <= report["kept"] < 500
-    assert 0.1 < report["AP"] < 0.9
-    assert report["ratio"] == report["ours_s"][0] / report["pycocotools_s"][0]
-    with pytest.raises(ValueError, match="a box for each"):
-        speed.measure(people=2, boxes=1)

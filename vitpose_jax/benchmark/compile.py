@@ -1,5 +1,6 @@
 """Start-up: from the start of a process to its first training step, without and with programs kept from before."""
 
+import functools
 import json
 import os
 import pathlib
@@ -47,5 +48,5 @@ def compile_(*, name: str, model: Mapping[str, Any], batch_size: int, repeats: i
             used = after.children_user + after.children_system - cpu.children_user - cpu.children_system
             return Run(wall, used)
 
-        timings = take_turns({label: lambda label=label: start(label) for label in ("cold", "kept")}, repeats=repeats)
+        timings = take_turns({label: functools.partial(start, label) for label in ("cold", "kept")}, repeats=repeats)
     yield Measured({"config": name, "batch_size": batch_size}, timings, parts)

@@ -38,14 +38,15 @@ def decode(
 
     on_device = jax.device_put((heatmaps, mirrored))
     # The original's maps are [B, K, h, w].
-    theirs = [np.ascontiguousarray(maps.transpose(0, 3, 1, 2)) for maps in (heatmaps, mirrored)]
-    difference = float(np.abs(np.asarray(ours(*on_device)) - loop(*theirs, flip_index, blur_kernel)).max())
+    maps, mirrored_maps = (np.ascontiguousarray(each.transpose(0, 3, 1, 2)) for each in (heatmaps, mirrored))
+
+    def theirs() -> np.ndarray:
+        return loop(maps, mirrored_maps, flip_index, blur_kernel)
+
+    difference = float(np.abs(np.asarray(ours(*on_device)) - theirs()).max())
     if not difference <= DIFFERENCE_CELLS:
         raise RuntimeError(f"keypoints of the two sides differ by {difference:.2g} cells")
-    timings = take_turns(
-        {"vitpose_jax": lambda: ours(*on_device), "loop": lambda: loop(*theirs, flip_index, blur_kernel)},
-        repeats=repeats,
-    )
+    timings = take_turns({"vitpose_jax": lambda: ours(*on_device), "loop": theirs}, repeats=repeats)
     said = {"batch_size": batch_size, "keypoints": len(flip_index), "heatmap_size": list(heatmap_size)}
     yield Measured(said, timings, {"loop": {"difference_cells": float(f"{difference:.2g}")}})
 

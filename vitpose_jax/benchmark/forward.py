@@ -91,10 +91,12 @@ def _one(
     else:
         images = normalize(programs.random_batch(model, batch_size)["image"])
         (dataset,) = model.num_keypoints
-        prepared = programs.prepare(
-            lambda variables, images: model.apply(variables, images, train=False)[dataset], (variables, images),
-            batch_size,
-        )  # fmt: skip
+
+        def heatmaps(variables, images):
+            outputs: Any = model.apply(variables, images, train=False)
+            return outputs[dataset]
+
+        prepared = programs.prepare(heatmaps, (variables, images), batch_size)
     run = prepared.start()
     ours = np.asarray(run())
     facts = {OURS: dict(prepared.facts), **dict(side.prepare(task, batch_size, dtype, ours))}

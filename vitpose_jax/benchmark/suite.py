@@ -75,7 +75,7 @@ def run(document: pathlib.Path, *, only: str = "") -> None:
     commands = [each for each in (CPU if jax.default_backend() == "cpu" else GPU) if only in each]
     if not commands:
         raise ValueError(f"no command of the set for this machine has {only!r} in it")
-    book, partial = document.with_suffix(".jsonl"), document.with_suffix(".jsonl.partial")
+    book, partial = document.with_suffix(".jsonl"), document.with_suffix(".unfinished.jsonl")
     measured = read(partial)
     done = {record["command"] for record in measured}
     with progress_bar(desc="measuring", unit=" commands", total=len(commands)) as bar:

@@ -90,9 +90,9 @@ def report(case: str, measured: Measured, *, load: float | None = None) -> str:
         load: the machine's load average when the case began: of other work, if this process had not computed before.
     """
     reference = next(iter(measured.timings.values()), None)
-    known = {name: dict(values) for name, values in measured.facts.items()}
+    known = {name: dict(measured.facts.get(name, {})) for name in (*measured.timings, *measured.facts)}
     for name, timing in measured.timings.items():
-        known.setdefault(name, {}).update(timing.summary(reference or timing))
+        known[name] |= timing.summary(reference or timing)
         known[name] |= _rates(known[name], measured.settings)
     return json.dumps(
         {

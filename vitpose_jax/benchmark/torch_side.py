@@ -36,6 +36,7 @@ from vitpose_jax.models.vitpose import ViTPose, normalize
 from vitpose_jax.training.model_file import ModelFile
 
 BASELINES = ("torch-eager", "torch-compiled", "torch-eager-fast", "torch-compiled-fast")
+_WORKER = pathlib.Path(__file__).with_name("torch_worker.py")
 _YES = "int mkl_serv_intel_cpu_true(void) { return 1; }\n"
 
 # Largest difference from ours, relative to the largest value, that still is the same computation.
@@ -140,7 +141,7 @@ class TorchSide:
         """The most memory of each."""
         return {name: self._ask(name, "peak") for name in self._names}
 
-    def _inputs(self, task: str, batch_size: int) -> dict[str, np.ndarray]:
+    def _inputs(self, task: str, batch_size: int) -> dict[str, Any]:
         batch = random_batch(self._model, batch_size)
         arrays = {"image": normalize(batch["image"])}
         if task == "train":
@@ -169,7 +170,7 @@ class TorchSide:
             environment["LD_PRELOAD"] = str(self._yes())
         kind = name.split("-")[1]
         self._workers[name] = subprocess.Popen(
-            [sys.executable, "-m", "vitpose_jax.benchmark.torch_worker", str(self._folder / "model"), kind],
+            [sys.executable, "-P", str(_WORKER), str(self._folder / "model"), kind],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         return self._workers[name]

@@ -1,6 +1,6 @@
-"""Hugging Face's VitPose in a process of its own: what `torch_side` starts. Imports no jax.
+"""Hugging Face's VitPose in a process of its own: what `torch_side` starts. Imports no jax, and nothing of ours.
 
-    python -m vitpose_jax.benchmark.torch_worker FOLDER eager|compiled
+    python torch_worker.py FOLDER eager|compiled
 
 Reads one JSON command a line, answers each with one JSON line: {"prepare": {…}}, {"run": true}.
 """
@@ -44,7 +44,8 @@ class Worker:
         Returns:
             Seconds of the first run, the threads that it ran on.
         """
-        model: Any = transformers.VitPoseForPoseEstimation.from_pretrained(self._folder).to(self._device)
+        loaded: Any = transformers.VitPoseForPoseEstimation.from_pretrained(self._folder)
+        model = loaded.to(self._device)
         given = {name: torch.from_numpy(array).to(self._device) for name, array in np.load(inputs).items()}
         images = given["image"].permute(0, 3, 1, 2).contiguous()
         run = getattr(self, f"_{task}")(model, given, images, getattr(torch, dtype), learning_rate)

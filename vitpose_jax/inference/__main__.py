@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from vitpose_jax import compile_cache
 from vitpose_jax.draw import SCORE_THRESHOLD
 from vitpose_jax.inference import outputs, video
 from vitpose_jax.inference.boxes import FORMS, box_source
@@ -165,6 +166,7 @@ def _integers(text: str) -> list[int]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells how it opens a folder
+    compile_cache.use()
     try:
         raise SystemExit(run(parser().parse_args(arguments)))
     except KeyboardInterrupt:

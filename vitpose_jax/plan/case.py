@@ -45,6 +45,8 @@ class Case(NamedTuple):
         Raises:
             ValueError: for settings that make none.
         """
+        if self.task not in ("pose", "mae"):
+            raise ValueError(f"{self.name}: plans are made for the tasks 'pose' and 'mae', not {self.task!r}")
         if self.task == "mae":
             return mae(**self.model)
         missing = [name for name, count in self.model["num_keypoints"].items() if count is None]

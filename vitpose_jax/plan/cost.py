@@ -118,10 +118,14 @@ class Plan:
         return self.model_flops / (self.step_s * self.peak_flops) if self.step_s else 0.0
 
     @property
+    def parts_s(self) -> dict[str, float]:
+        """What products, memory and links would take alone."""
+        return {"products": self.products_s, "memory": self.memory_s, "links": self.hidden_s + self.exposed_s}
+
+    @property
     def bound(self) -> str:
-        """What the step waits for most."""
-        parts = {"products": self.products_s, "memory": self.memory_s, "links": self.hidden_s + self.exposed_s}
-        return max(parts, key=lambda name: parts[name])
+        """What takes longest alone."""
+        return max(self.parts_s, key=lambda name: self.parts_s[name])
 
     def record(self) -> dict[str, Any]:
         """For JSON: the fields and what follows from them."""
@@ -163,6 +167,12 @@ class Ledger:
 def efficiency(small: Plan, large: Plan) -> float:
     """Images a second of a chip of the larger machine, relative to a chip of the smaller."""
     return (large.images_per_s / large.devices) / (small.images_per_s / small.devices)
+
+
+def lost_to(small: Plan, large: Plan) -> str:
+    """Which part of the step costs more chip time on the larger machine, of those the one that grows most."""
+    growth = {name: large.devices * large.parts_s[name] - small.devices * small.parts_s[name] for name in large.parts_s}
+    return max(growth, key=lambda name: growth[name])
 
 
 def leaf_bytes(leaf: Any) -> float:

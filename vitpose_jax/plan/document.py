@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from vitpose_jax.plan import planning
 from vitpose_jax.plan.case import Case
 from vitpose_jax.plan.chips import GIB, Topology, topology
-from vitpose_jax.plan.cost import Plan, efficiency, plan_of
+from vitpose_jax.plan.cost import Plan, efficiency, lost_to, plan_of
 from vitpose_jax.progress import progress_bar
 
 BEGIN, END = "<!-- made by `make scaling`: begin -->", "<!-- made by `make scaling`: end -->"
@@ -153,7 +153,7 @@ def scaling_table(cases: Sequence[Case], book: Book) -> str:
     """Efficiency from 8 to 256 devices, and where it stops."""
     lines = [
         f"| experiment | chip | {FROM} devices, images/s | {TO} devices, images/s | efficiency | from | "
-        f"by estimate, efficiency falls below {STOPS_BELOW:.0%} at | waits there for |",
+        f"by estimate, efficiency falls below {STOPS_BELOW:.0%} at | lost to |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:
@@ -167,8 +167,13 @@ def scaling_table(cases: Sequence[Case], book: Book) -> str:
                 plan for size, plan in sorted(curve.items())
                 if FROM in curve and efficiency(curve[FROM], plan) < STOPS_BELOW
             ), None)  # fmt: skip
-            crops = f"{stop.batch_size // stop.devices} crops each" if stop else ""
-            row += [f"{stop.devices} devices, {crops}", stop.bound] if stop else [f"not up to {TO}", "–"]
+            if stop:
+                row += [
+                    f"{stop.devices} devices, {stop.batch_size // stop.devices} crops each",
+                    lost_to(curve[FROM], stop),
+                ]
+            else:
+                row += [f"not up to {TO}", "–"]
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 

@@ -45,6 +45,7 @@ def compiled(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
         ledger.add(name, traffic, count=each.count, hidden=each.hidden)
     stats = executable.memory_analysis()
     memory = state_memory(program.target, batch)
+    memory["tiles"] = float(stats.argument_size_in_bytes) - sum(memory.values())  # state and batch are padded to tiles
     memory["activations"] = float(stats.temp_size_in_bytes)
     memory["output"] = float(stats.output_size_in_bytes - stats.alias_size_in_bytes)
     memory["program"] = float(stats.generated_code_size_in_bytes)
@@ -229,7 +230,8 @@ def _out_of_memory(
     needed = re.search(r"\(([\d.]+)([MG])\) exceeds available HBM", error)
     memory = state_memory(target, batch)
     if needed:
-        memory["activations"] = float(needed[1]) * 2 ** {"M": 20, "G": 30}[needed[2]]
+        total = float(needed[1]) * 2 ** {"M": 20, "G": 30}[needed[2]]
+        memory["activations"] = total - sum(memory.values())  # the compiler's number holds state and batch
     return _plan(
         case, where, sizes, source="compiled", memory=memory, product_flops=0.0, memory_bytes=0.0, ledger=Ledger(),
         compile_s=seconds, problem="does not fit: " + (needed[0] if needed else error.splitlines()[0][:200]),
