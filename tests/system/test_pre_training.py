@@ -1,16 +1,19 @@
 """Masked-autoencoder pre-training, shrunk: loss falls, resuming is exact, ViTPose starts from it."""
 
+import contextlib
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from configs import mae_b
+from configs.tasks import make_model, make_task
 from tests.system.test_training import all_leaves, scalars
-from train import train
+from train import complete, initial_variables, train
 from vitpose_jax.models.mae import MAE
-from vitpose_jax.training import checkpoint
+from vitpose_jax.training import checkpoint, sharding
 
 
 @pytest.fixture(scope="module")
@@ -74,21 +77,26 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(mae_config, pre_trained, tm
     assert losses[0][10:] == losses[1]
 
 
-def test_whole_images_and_fine_tuning_from_it(mae_config, shrunk_config, pre_trained, tmp_path, capsys):
-    changes = {"init_from.path": str(pre_trained), "train.epochs": 2}
-    changes |= {"datasets.coco.views": "images", "datasets.coco.eval_split": "", "model.mask_ratio": 0.5}
-    train(mae_config(changes), tmp_path / "images")
-    assert "init_from: 0 leaves fresh" in capsys.readouterr().out
-    fine_tuning = {
-        "init_from.path": str(tmp_path / "images"), "init_from.fresh": ("backbone/last_norm/.*", "decoders/.*"),
-        "model.image_size": (96, 64), "train.epochs": 1, "datasets.synthetic.eval_split": "",
-    }  # fmt: skip
-    train(shrunk_config(fine_tuning), tmp_path / "fine")
+def test_whole_images(mae_config):
+    config = complete(mae_config({"datasets.coco.views": "images", "datasets.coco.eval_split": ""}))
+    task = make_task(config, make_model(config), sharding.make_mesh(data=1, devices=jax.devices()[:1]))
+    assert len(task.sources["coco"].split) == 16 and not task.evaluators
+    with contextlib.closing(task.make_stream(crop_size=(64, 48), batch_size=2, seed=0)) as stream:
+        assert next(stream)["image"].shape == (2, 64, 48, 3)
+
+
+def test_a_pose_run_starts_from_it(shrunk_config, pre_trained, capsys):
+    fresh = ("backbone/last_norm/.*", "decoders/.*")
+    changes = {"init_from.path": str(pre_trained), "init_from.fresh": fresh, "model.image_size": (96, 64)}
+    config = complete(shrunk_config(changes))
+    model = make_model(config)
+    initial_variables(config, model, jax.random.key(0))
     said = capsys.readouterr().out
     assert "init_from: 1 leaves resized" in said and "params/backbone/cls_token" in said
-    assert checkpoint.load_model_file(tmp_path / "fine").trained_on == ["coco"]
+    task = make_task(config, model, sharding.make_mesh(data=1, devices=jax.devices()[:1]))
+    assert task.model_file.trained_on == ["coco"]
 
 
 def test_an_unknown_task_is_refused(mae_config, tmp_path):
-    with pytest.raises(ValueError, match=r"config.task must be one of \['distill', 'mae', 'pose', 'token'\], not 'jigsaw'"):
+    with pytest.raises(ValueError, match=r"config.task must be one of .*'mae', 'pose'.*, not 'jigsaw'"):
         train(mae_config({"task": "jigsaw"}), tmp_path)

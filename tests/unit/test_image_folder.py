@@ -88,7 +88,9 @@ def test_broken_files_are_named_and_only_their_shard_is_read_again(source, out, 
     assert run(source, out, "--skip-broken") == 0
     assert [name for name in reads if name.endswith("EG")] == ["n00_2.JPEG", "n01_1.JPEG"]
     assert set(stored(out, "train")) == {
-        path.relative_to(source).as_posix() for path in source.glob("train/*/*") if path.name not in ("n00_2.JPEG", "z.jpg")
+        path.relative_to(source).as_posix()
+        for path in source.glob("train/*/*")
+        if path.name not in ("n00_2.JPEG", "z.jpg")
     }
 
 
