@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,10 +13,12 @@ import pytest
 
 from configs import mae_b
 from configs.tasks import make_model, make_task
+from tests.conftest import ROOT
+from tests.system.test_eight_devices import assert_same, updated
 from tests.system.test_training import all_leaves, scalars
 from train import complete, initial_variables, train
-from vitpose_jax.models.mae import MAE
-from vitpose_jax.training import checkpoint, sharding
+from vitpose_jax.models.mae import MAE, mae
+from vitpose_jax.training import checkpoint, sharding, tasks
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(mae_config, pre_trained, tm
     assert saved == [5, 10, 12, 15, 20, 24]
     for step in (5, 10):
         shutil.copytree(pre_trained / f"checkpoints/{step}", tmp_path / f"checkpoints/{step}")
-    train(mae_config(), tmp_path)
+    train(mae_config({"datasets.coco.eval_split": ""}), tmp_path)
     straight, resumed = all_leaves(pre_trained), all_leaves(tmp_path)
     assert straight.keys() == resumed.keys()
     for path, leaf in straight.items():
@@ -95,6 +100,38 @@ def test_a_pose_run_starts_from_it(shrunk_config, pre_trained, capsys):
     assert "init_from: 1 leaves resized" in said and "params/backbone/cls_token" in said
     task = make_task(config, model, sharding.make_mesh(data=1, devices=jax.devices()[:1]))
     assert task.model_file.trained_on == ["coco"]
+
+
+def compare_meshes() -> None:
+    """What the subprocess below runs, on eight devices."""
+    model = mae(
+        embed_dim=64, depth=2, num_heads=8, mlp_dim=128, image_size=(64, 48), decoder_embed_dim=32, decoder_depth=2,
+        decoder_num_heads=8,
+    )  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (16, 64, 48, 3), dtype=np.uint8)
+
+    def on(mesh):
+        batch = sharding.global_batch({"image": images}, mesh)
+        fixed = (".*/pos_embed",)  # without gradient anyway
+        return updated(model, mesh, loss=tasks.mae_loss(model), batch=batch, freeze=fixed)
+
+    one = on(sharding.make_mesh(data=1, devices=jax.devices()[:1]))
+    for data, fsdp, tensor in ((1, 8, 1), (2, 2, 2)):
+        print(data, fsdp, tensor, flush=True)
+        found = on(sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor))
+        assert_same(found, one)
+        kernel = found[0].opt_state["mae_decoder"]["blocks"]["mlp"]["fc1"]["kernel"]  # [layers, D, F]
+        assert kernel.sharding.shard_shape(kernel.shape) == (2, 32 // fsdp, 128 // tensor)
+
+
+@pytest.mark.slow
+def test_eight_devices_do_the_update_of_one():
+    done = subprocess.run(
+        [sys.executable, "-c", "from tests.system.test_pre_training import compare_meshes; compare_meshes()"],
+        cwd=ROOT, env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}{done.stderr[-4000:]}"
 
 
 def test_an_unknown_task_is_refused(mae_config, tmp_path):
