@@ -8,6 +8,7 @@ Source: arXiv 2111.06377; `models_mae.py` of facebookresearch/mae, which takes s
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -114,6 +115,7 @@ class MAE(nn.Module):
     dtype: jnp.dtype
 
     experts = ()  # like those of a ViTPose
+    num_keypoints = MappingProxyType({})  # likewise: it has no decoder of poses
 
     @property
     def image_size(self) -> Size:
