@@ -8,7 +8,7 @@ The teacher is expected in runs/vitpose_h: train it (configs/vitpose_h.py), or c
 --config.init_from.path (first command) and --config.teacher.path (second). For MAE_B see configs/vitpose_b.py.
 With :heatmap in place of :both the student has no token, with :token it has that and sees no teacher; docs/transfer.md
 says what each stage does.
-Expected: not published for this pair. From L (configs/distill_l_to_b.py): 76.6 / 81.8 AP / AR on COCO val2017, and B alone
+Expected: not published for this pair. From L (configs/distill_l_to_b.py) 76.6 / 81.8 AP / AR on COCO val2017; B alone
 75.8 / 81.1. Source: ViTPose Table 8. Not measured here: it needs full COCO and trained weights.
 """
 

@@ -5,6 +5,7 @@ noise. Both ways give equal crops, which a test shows.
 """
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,13 +56,15 @@ def cropping(
         for where in CROPPING
     }
     timings = take_turns(variants, repeats=repeats)
-    travelling: dict[str, Any] = {"host": people * np.prod(model.image_size) * 3, "device": device_crops.flat_pixels(pictures[0]).size}
+    travelling = {
+        "host": people * math.prod(model.image_size) * 3, "device": device_crops.flat_pixels(pictures[0]).size,
+    }  # fmt: skip
     facts = {
         where: {
-            "bytes_per_image": int(travelling[where]),
+            "bytes_per_image": travelling[where],
             "crops_per_s": round(people * images / float(np.median([run.wall_s for run in timings[where].runs])), 1),
         }
         for where in CROPPING
     }
-    said: dict[str, Any] = {"size": size, "dtype": dtype, "image_size": tuple(image_size), "people": people, "images": images}
-    yield Measured(said, timings, facts)
+    said: dict[str, Any] = {"size": size, "dtype": dtype, "image_size": tuple(image_size), "people": people}
+    yield Measured({**said, "images": images}, timings, facts)

@@ -19,6 +19,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from vitpose_jax import paths, trees
 from vitpose_jax.inference.estimator import DTYPES, PoseEstimator, dataset_row
@@ -60,10 +61,12 @@ def export(
     if batch_size is not None and (format != "tflite" or batch_size < 1):
         raise ValueError(f"batch_size is for tflite only and at least 1, not {batch_size} for {format}")
     if estimator.model.dtype != jnp.float32 and format != "stablehlo":
-        raise ValueError(f"a {format} file computes in float32, not {estimator.model.dtype.__name__}")
+        raise ValueError(f"a {format} file computes in float32, not {jnp.dtype(estimator.model.dtype).name}")
     size = sum(leaf.nbytes for leaf in trees.flatten(estimator.variables).values())
     if size >= _LARGEST and format != "onnx":
-        raise ValueError(f"the weights are {size / 1e9:.1f} GB, and a {format} file holds 2.1 GB; --format onnx takes all")
+        raise ValueError(
+            f"the weights are {size / 1e9:.1f} GB, and a {format} file holds 2.1 GB; --format onnx takes all"
+        )
     if paths.path(out).is_dir():
         raise FileExistsError(f"{out} is a folder already; remove it or choose another place")
     writers: dict[str, Callable[..., None]] = {
@@ -134,12 +137,21 @@ def _write_onnx(function: Function, shape: Sequence[int], output: str, out: str 
         paths.write(out, model.SerializeToString())
         return
     # Larger ones have their weights in a second file, which the first one names.
-    target = paths.path(out)
+    target = _local(out, "an ONNX model of more than 2.1 GB")
     data = target.with_name(target.name + ".data")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         onnx.save_model(model, f"{folder}/{target.name}", save_as_external_data=True, location=data.name)
         os.replace(f"{folder}/{data.name}", data)
         os.replace(f"{folder}/{target.name}", target)
+
+
+def _local(out: str | os.PathLike, what: str) -> epath.Path:
+    """A place on this machine, in a folder that is there."""
+    target = paths.path(out)
+    if paths.in_bucket(target):
+        raise ValueError(f"{what} is written on this machine only, not to {out}; copy it there afterwards")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def _tensorflow(format: str) -> Any:
@@ -150,7 +162,9 @@ def _tensorflow(format: str) -> Any:
     return tensorflow
 
 
-def _save_model(tf: Any, function: Function, shape: Sequence[int], output: str, folder: str, **options: Any) -> None:
+def _save_model(
+    tf: Any, function: Function, shape: Sequence[int | None], output: str, folder: str, **options: Any
+) -> None:
     """Writes TensorFlow's format. In plain operations, because TensorFlow reads fewer than this JAX writes.
 
     Args:
@@ -174,7 +188,7 @@ def _save_model(tf: Any, function: Function, shape: Sequence[int], output: str, 
 
 def _write_saved_model(function: Function, shape: Sequence[int], output: str, out: str | os.PathLike) -> None:
     tf = _tensorflow("saved_model")
-    target = paths.path(out)
+    target = _local(out, "a SavedModel")
     partial = target.with_name(target.name + ".partial")
     if partial.exists():  # of an attempt that was cut off
         partial.rmtree()

@@ -1,6 +1,6 @@
 """ONNX models of functions in plain operations: one row of a table for each.
 
-Kept libraries that translate JAX were tried first, see docs/export.md: neither takes these models with a free batch size.
+What translates JAX elsewhere was tried first: docs/export.md says why it is not used.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,7 +77,7 @@ class _Graph:
         self._shapes: dict[Shape, str] = {}
         self._batch = self.node("Shape", input_name, start=0, end=1)
 
-    def translate(self, equation: core.JaxprEqn) -> None:
+    def translate(self, equation: Any) -> None:
         """Adds the nodes of an equation.
 
         Raises:
@@ -114,13 +114,14 @@ class _Graph:
         """Adds an int64 list; its name."""
         return self.constant(np.array(values, np.int64))
 
-    def held(self, variable: core.Var | core.Literal) -> tuple[str, Shape]:
+    def held(self, variable: Any) -> tuple[str, Shape]:
         """What holds a value, see `values`."""
         if isinstance(variable, core.Literal):
-            return self.constant(np.asarray(variable.val, variable.aval.dtype)), ()
+            aval: Any = variable.aval
+            return self.constant(np.asarray(variable.val, aval.dtype)), ()
         return self.values[variable]
 
-    def full(self, variable: core.Var | core.Literal) -> str:
+    def full(self, variable: Any) -> str:
         """The tensor that holds a value in its own shape."""
         name, shape = self.held(variable)
         wanted = tuple(variable.aval.shape)
@@ -137,7 +138,7 @@ class _Graph:
         """A tensor in another shape."""
         return self.node("Reshape", name, self.whole_numbers([s if isinstance(s, int) else -1 for s in shape]))
 
-    def _with_rank(self, equation: core.JaxprEqn) -> tuple[str, Shape]:
+    def _with_rank(self, equation: Any) -> tuple[str, Shape]:
         """A broadcast's operand with the axes of the result, of size 1 where it is repeated."""
         name, held = self.held(equation.invars[0])
         shape: list[Any] = [1] * len(equation.params["shape"])
@@ -146,7 +147,7 @@ class _Graph:
         return (name if tuple(shape) == tuple(held) else self.reshaped(name, tuple(shape))), tuple(shape)
 
 
-def _slice(graph: _Graph, equation: core.JaxprEqn, name: str) -> str:
+def _slice(graph: _Graph, equation: Any, name: str) -> str:
     shape, params = equation.invars[0].aval.shape, equation.params
     steps = params["strides"] or (1,) * len(shape)
     cut = [
@@ -162,31 +163,31 @@ def _slice(graph: _Graph, equation: core.JaxprEqn, name: str) -> str:
     return graph.node("Slice", name, low, high, axes, step)
 
 
-def _reversed(graph: _Graph, equation: core.JaxprEqn, name: str) -> str:
+def _reversed(graph: _Graph, equation: Any, name: str) -> str:
     axes = equation.params["dimensions"]
     ends = [np.iinfo(np.int64).min] * len(axes)  # beyond the first one
     lists = map(graph.whole_numbers, ([-1] * len(axes), ends, axes, [-1] * len(axes)))
     return graph.node("Slice", name, *lists)
 
 
-def _argmax(graph: _Graph, equation: core.JaxprEqn, name: str) -> str:
+def _argmax(graph: _Graph, equation: Any, name: str) -> str:
     (axis,) = equation.params["axes"]
     return _cast(graph, equation, graph.node("ArgMax", name, axis=axis, keepdims=0))
 
 
-def _cast(graph: _Graph, equation: core.JaxprEqn, name: str) -> str:
+def _cast(graph: _Graph, equation: Any, name: str) -> str:
     return graph.node("Cast", name, to=onnx.helper.np_dtype_to_tensor_dtype(equation.outvars[0].aval.dtype))
 
 
 def _reduced(kind: str) -> Row:
-    def row(graph: _Graph, equation: core.JaxprEqn, name: str) -> str:
+    def row(graph: _Graph, equation: Any, name: str) -> str:
         return graph.node(kind, name, graph.whole_numbers(equation.params["axes"]), keepdims=0)
 
     return row
 
 
 def _same(kind: str) -> Row:
-    def row(graph: _Graph, equation: core.JaxprEqn, *names: str) -> str:
+    def row(graph: _Graph, equation: Any, *names: str) -> str:
         return graph.node(kind, *names)
 
     return row

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+_EXACT = lax.Precision.HIGHEST  # accelerators would round to bfloat16 or TF32
 _FOLDED_SIZE = 4096  # constants this small are computed beforehand even if that makes them larger
 
 
@@ -52,7 +53,7 @@ class _Plain:
             values |= zip(equation.outvars, results, strict=True)
         return [v.val if isinstance(v, core.Literal) else values[v] for v in jaxpr.outvars]
 
-    def _results(self, equation: core.JaxprEqn, given: list[Any]) -> list[Any]:
+    def _results(self, equation: Any, given: list[Any]) -> list[Any]:
         name, params = equation.primitive.name, equation.params
         if name == "scan":
             return self._unrolled(params, given)
@@ -65,14 +66,15 @@ class _Plain:
         if name in ("optimization_barrier", "stop_gradient"):
             return given
         if name == "pad":
-            return [_padded(*given, params["padding_config"])]
+            array, value = given
+            return [_padded(array, value, params["padding_config"])]
         if name == "stack":
             axis = params["axis"]
             return [lax.concatenate([lax.expand_dims(array, (axis,)) for array in given], axis)]
-        if name == "gather" and isinstance(given[1], np.ndarray) and given[1].ndim == 1:
-            return [_sliced(*given, params["dimension_numbers"], params["slice_sizes"])]
         if name == "gather":
-            return [_selected(*given, params["dimension_numbers"], params["slice_sizes"])]
+            array, starts = given
+            read = _sliced if isinstance(starts, np.ndarray) and starts.ndim == 1 else _selected
+            return [read(array, starts, params["dimension_numbers"], params["slice_sizes"])]
         if name == "dot_general":
             return [_product(*given, **params)]
         if name == "erf" and self._approximate_erf:
@@ -90,7 +92,7 @@ class _Plain:
         return carry
 
 
-def _folds(equation: core.JaxprEqn, given: Sequence[Any]) -> bool:
+def _folds(equation: Any, given: Sequence[Any]) -> bool:
     """Whether to compute an equation beforehand: no input of the program enters, and constants do not swell."""
     sizes = [math.prod(v.aval.shape) for v in equation.outvars]
     if any(isinstance(value, jax.core.Tracer) for value in given) or not all(isinstance(size, int) for size in sizes):
@@ -170,7 +172,7 @@ def _selected(array: Any, starts: Any, numbers: lax.GatherDimensionNumbers, size
             cells = lax.add(lax.broadcast_in_dim(first, shape, tuple(range(batch))), _counted(shape, batch))
             chosen = _ones_at(cells, array.shape[axis])
             together = (tuple(range(batch)),) * 2
-            array = _product(chosen, array, dimension_numbers=(((batch + 1,), (axis,)), together))
+            array = _product(chosen, array, dimension_numbers=(((batch + 1,), (axis,)), together), precision=_EXACT)
             order = list(range(array.ndim))
             order.insert(axis, order.pop(batch))
             array = lax.transpose(array, order)
@@ -181,7 +183,8 @@ def _selected(array: Any, starts: Any, numbers: lax.GatherDimensionNumbers, size
     chosen = _ones_at(lax.squeeze(starts, (batch,)), array.shape[axis])
     others = tuple(i for i in range(array.ndim) if i != axis)
     table = lax.convert_element_type(lax.transpose(array, (*others, axis)), np.float32)  # small whole numbers fit, too
-    result = _product(table, chosen, dimension_numbers=(((array.ndim - 1,), (batch,)), ((), ())))
+    numbers_of_product = (((array.ndim - 1,), (batch,)), ((), ()))
+    result = _product(table, chosen, dimension_numbers=numbers_of_product, precision=_EXACT)
     # [others…, batch…]: the axes of the slice go where the gather has them.
     order, rest = [], list(range(len(others), len(others) + batch))
     for i in range(result.ndim):

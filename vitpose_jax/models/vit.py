@@ -266,7 +266,7 @@ class ViT(nn.Module):
         window_size: (rows, cols) of a window in tokens.
         full_every: n: of every n blocks the last attends to all tokens.
         relative_positions: of attention, see `windows.RelativePositions`.
-        token_dim: width of the knowledge token, which goes through the blocks beside the patches, and no further; 0: none.
+        token_dim: width of the knowledge token, which goes through the blocks beside the patches; 0: there is none.
         token_position: the token gets the position embedding's first row, which MAE has for a class token.
         layer_norm_eps: added to the variance; the original's value unless another implementation's weights want theirs.
         drop_path: stochastic-depth rate of the last block; the first has 0, between them it grows linearly.

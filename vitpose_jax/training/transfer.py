@@ -46,7 +46,7 @@ def init_from(
         ValueError: if nothing matched, a pattern matches no leaf, or a leaf is neither found nor declared fresh.
     """
     own_token = {_TOKEN: knowledge_token(token, model)} if token else {}
-    initial = jax.jit(lambda key: train_state.init_variables(model, key))(key)
+    initial = train_state.init_variables(model, key)
     if not path:
         return {"batch_stats": {}} | trees.unflatten(trees.flatten(initial) | own_token), {"restored": list(own_token)}
     source = checkpoint.load_model(path)
