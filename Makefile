@@ -5,12 +5,13 @@ RUN := $(VENV)/bin/python
 # Large pages for the C library's memory: XLA's buffers fault 40 times less often on a CPU. Ignored where not glibc.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help quickstart test test-slow lint clean
+.PHONY: help quickstart test test-slow lint bench clean
 
 help:
 	@echo "make quickstart   install, train and evaluate a small model on drawn people (about 6 minutes on 2 cores)"
 	@echo "make test         install, lint, type check, and the default tests"
 	@echo "make test-slow    heavier tests: training on real photographs, full-size models"
+	@echo "make bench        measure speed beside PyTorch's into docs/performance.md: an hour on 2 cores, goes on where it stopped"
 	@echo "make clean        remove .venv, data/synthetic* and runs/quickstart"
 
 $(VENV)/runtime: requirements.txt
@@ -39,6 +40,9 @@ lint: $(VENV)/test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+bench: $(VENV)/test
+	$(RUN) -m vitpose_jax.benchmark all --document docs/performance.md
 
 clean:
 	rm -rf $(VENV) data/synthetic data/synthetic_source runs/quickstart
