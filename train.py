@@ -4,7 +4,7 @@
 
 Started again with the same workdir, a run goes on from its last checkpoint, bit for bit as if it had never stopped.
 Ctrl-C and SIGTERM save first. The loop, always in this order: batch, step; every so often save, evaluate, draw.
-Every process of a run on several hosts is this command; docs/launching.md says how they are started.
+Every process of a run on several hosts is this command; docs/scaling.md, "Launching", says how they are started.
 A run that has gone to its end leaves `finished.json`. Compiled programs are kept, see `vitpose_jax/compile_cache.py`.
 """
 
@@ -127,7 +127,7 @@ def train(
         if is_evaluated(start) and not checkpoints.evaluated(start):  # the run was stopped before that was done
             latest_metrics = evaluate(task, state, workdir, checkpoints, log, stop)
         for step in range(start, total_steps):
-            batch = sharding.global_batch(monitor.next_batch(stream), mesh)
+            batch = task.on_devices(step, monitor.next_batch(stream))
             state, metrics = tracer.run(step, program.step, state, batch)
             done = step + 1
             monitor.add(done, metrics, progress)
@@ -202,9 +202,9 @@ def print_shares(sources: Mapping[str, pipeline.Source], batch_size: int, *, bat
 
 def initial_variables(config: ml_collections.ConfigDict, model: Any, key: jax.Array) -> dict | None:
     """The weights that `init_from` names, with a report of what became of each; None for a fresh start."""
-    if not config.init_from.path:
+    if not config.init_from.path and not config.init_from.token:
         return None
-    variables, report = transfer.init_from(config.init_from.path, model, key=key, fresh=tuple(config.init_from.fresh))
+    variables, report = transfer.init_from(**config.init_from, model=model, key=key)
     for kind, names in report.items():
         print(
             f"init_from: {len(names)} leaves {kind}" + "".join(f"\n    {name}" for name in names if kind != "restored")

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     """All settings with their defaults; only the model's size has none."""
     config = ConfigDict()
     config.name = "common"  # the run's folder is runs/<name> unless --workdir says otherwise
-    config.task = "pose"  # configs/tasks.py: "pose", "mae"
+    config.task = "pose"  # configs/tasks.py: "pose", "mae", "distill", "token"
     config.seed = 0  # of initial values, order, augmentation and stochastic depth
 
     # vitpose_jax.models.vitpose.vitpose
@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
     config.model.window_size = config_dict.placeholder(tuple)  # (rows, cols) in tokens, divides the grid of patches
     config.model.full_every = 0  # n: of every n blocks with windows the last attends to all tokens
     config.model.relative_positions = config_dict.placeholder(str)  # "full", "decomposed"
+    config.model.token_dim = config_dict.placeholder(int)  # width of a knowledge token; None: no token
+    config.model.token_position = False
     config.model.layer_norm_eps = 1e-6
     config.model.drop_path = 0.0
     config.model.remat = "none"  # "none", "dots", "full": less memory, more arithmetic
@@ -103,6 +105,7 @@ def get_config() -> ConfigDict:
     config.init_from = ConfigDict()
     config.init_from.path = ""  # a run's folder or one of its steps; "" starts fresh
     config.init_from.fresh = ()  # regular expressions over parameter paths that shall start fresh: ("decoders/.*",)
+    config.init_from.token = ""  # a run whose knowledge token is taken
 
     # vitpose_jax.training.sharding.make_mesh. fsdp = -1 besides data = -1: the devices of one host
     config.mesh = ConfigDict()

@@ -19,7 +19,7 @@ from configs import common
 # Of these, what is None is as in the checkpoint.
 _FROM_CHECKPOINT = {
     "image_size": tuple, "ratio": int, "decoder": str, "deconv_filters": int, "attention": str,
-    "full_every": int, "layer_norm_eps": float, "drop_path": float,
+    "full_every": int, "token_position": bool, "layer_norm_eps": float, "drop_path": float,
 }  # fmt: skip
 
 

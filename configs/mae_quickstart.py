@@ -1,11 +1,11 @@
-r"""Masked-autoencoder pre-training on drawn people, and fine-tuning from it with few labels (`make pretraining`).
+"""Masked-autoencoder pre-training on drawn people.
 
     python -m vitpose_jax.data.synthetic --out data/synthetic_source
     python -m vitpose_jax.data.build coco --source data/synthetic_source --out data/synthetic
     python train.py --config configs/mae_quickstart.py
 
 configs/mae_finetune.py starts from it; docs/transfer.md has the whole comparison and its numbers.
-The size of the encoder, crops and the decoder are small; people are looked at as pose training sees them.
+Encoder, decoder and crops are small; people are looked at as pose training sees them.
 """
 
 from ml_collections import ConfigDict
@@ -20,11 +20,11 @@ def get_config() -> ConfigDict:
         config.datasets = ConfigDict({"synthetic": pretraining.dataset("data/synthetic", "people")})
     config.dataset_order = ()
     config.model.update(
-        embed_dim=128, depth=4, num_heads=4, mlp_dim=512, image_size=(128, 96), decoder_embed_dim=64, decoder_depth=2,
+        embed_dim=128, depth=4, num_heads=4, mlp_dim=512, image_size=(96, 64), decoder_embed_dim=64, decoder_depth=2,
         decoder_num_heads=4, scan_unroll=4, dtype="float32",
     )  # fmt: skip
     config.augment.min_area = 0.4
     config.schedule.update(learning_rate=1e-3, warmup_epochs=2.0)
-    config.train.update(batch_size=128, epochs=60, log_every_steps=25, eval_every_epochs=20, keep_last=1)
+    config.train.update(batch_size=64, epochs=14, log_every_steps=50, eval_every_epochs=7, keep_last=1)
     config.eval.update(batch_size=100)
     return config

@@ -8,7 +8,8 @@ import runpy
 import jax
 import pytest
 
-from configs import common, evaluate
+from configs import common, distilling, evaluate
+from configs.tasks import TASKS
 from train import complete
 from vitpose_jax.data import pipeline, views
 from vitpose_jax.data.augment import Augment
@@ -18,13 +19,14 @@ from vitpose_jax.evaluation.predict import Evaluator
 from vitpose_jax.evaluation.reconstruction import ReconstructionEvaluator
 from vitpose_jax.models.mae import mae
 from vitpose_jax.models.vitpose import vitpose
-from vitpose_jax.training import checkpoint, optimizer, sharding, state, transfer
+from vitpose_jax.training import optimizer, sharding, state, tasks, transfer
+from vitpose_jax.training.teacher import Teacher
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(
     path
     for path in FOLDER.glob("*.py")
-    if path.stem not in ("__init__", "command_line", "common", "evaluate", "pretraining", "tasks")
+    if path.stem not in ("__init__", "command_line", "common", "distilling", "evaluate", "pretraining", "tasks")
 )
 SIZES_AND_DECODERS = {f"vitpose_{size}{suffix}" for size in "sblh" for suffix in ("", "_simple")} | {"vitpose_g"}
 SEVERAL = {f"vitpose_{size}_multi" for size in "blh"} | {f"vitpose_plus_{size}" for size in "sblh"}
@@ -38,6 +40,7 @@ def load(path: pathlib.Path, *arguments: str):
 
 def test_every_size_and_decoder_has_a_config():
     names = SIZES_AND_DECODERS | SEVERAL | PRE_TRAINING | {"quickstart", "finetune_custom", "mae_finetune"}
+    names |= {"distill_h_to_b", "distill_l_to_b", "distill_quickstart"}
     assert names <= {path.stem for path in FILES}
 
 
@@ -52,10 +55,10 @@ def test_config_makes_its_model(path):
         config.model.num_keypoints.custom = 12
         config = complete(config)
         assert config.model.image_size == (256, 192) and config.model.decoder == "classic"
-    model = checkpoint.MODELS[config.task](**config.model.to_dict())
+    model = TASKS[config.task].model(**config.model.to_dict())
     params = state.variable_shapes(model)["params"]
     sharding.param_specs(params)
-    if config.task == "pose":
+    if config.task != "mae":
         decoders = {section.decoder or name for name, section in config.datasets.items()}
         assert decoders == set(model.num_keypoints)
         for section in common.datasets_in_order(config).values():
@@ -102,6 +105,34 @@ PRE_TRAINING_SECTIONS = [
 def test_so_it_is_in_pre_training(section, function, given):
     config = load(FOLDER / "mae_b.py")
     assert set(config[section]) | given == set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("section, function, given", [
+    ("teacher", Teacher, {"student", "student_file", "datasets", "mesh"}),
+    ("distill", tasks.distillation_loss, {"model", "udp", "sigma"}),
+])  # fmt: skip
+def test_so_it_is_in_distillation(section, function, given):
+    config = load(FOLDER / "distill_l_to_b.py")
+    assert set(config[section]) | given == set(inspect.signature(function).parameters)
+
+
+def test_stages_of_knowledge_transfer():
+    """Each differs from the training of its model alone in what the stage is about, and in nothing else."""
+    learn_token, heatmap, token, both = (load(FOLDER / "distill_h_to_b.py", stage) for stage in distilling.STAGES)
+    assert learn_token.model.size == "h" and {config.model.size for config in (heatmap, token, both)} == {"b"}
+    alone = load(FOLDER / "vitpose_b.py")
+    for config, different in (
+        (heatmap, {"task"}), (token, {"model", "optimizer", "init_from"}),
+        (both, {"task", "model", "optimizer", "init_from"}),
+    ):  # fmt: skip
+        assert {name for name in alone if config[name] != alone[name]} == different | {"name"}
+        assert (config.task == "distill") == ("teacher" in config)
+        if config is not heatmap:
+            assert config.init_from.token == f"runs/{learn_token.name}"
+            assert config.model.token_dim == learn_token.model.token_dim == 1280
+    assert heatmap.teacher.path == learn_token.init_from.path == "runs/vitpose_h"
+    with pytest.raises(ValueError, match="not 'half'"):
+        load(FOLDER / "distill_h_to_b.py", "half")
 
 
 @pytest.mark.parametrize("size", "sblhg")

@@ -13,7 +13,7 @@ LADDER = (
     ("training", "convert"),
     ("evaluation",),
     ("inference",),
-    ("benchmark", "sweep"),
+    ("benchmark", "plan", "sweep"),
 )
 
 

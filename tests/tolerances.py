@@ -40,3 +40,5 @@ SAME_UPDATE_GRADIENT_RELATIVE = 1e-5
 # and 0.12 (with batch norm; 0.07 without).
 BFLOAT16_LOSS_RELATIVE = 2e-3
 BFLOAT16_GRADIENT_RELATIVE = 0.15
+# An exported file in its own runtime against the estimator. Required; measured with random weights: 1e-3.
+EXPORTED_KEYPOINT_PX = 0.05

@@ -212,19 +212,25 @@ def full(golden_dir) -> dict[str, np.ndarray]:
     return {f"{name}/{key}": array for name in names for key, array in np.load(golden_dir / f"mae/{name}.npz").items()}
 
 
+@pytest.fixture(scope="module")
+def loss_and_gradients(model):
+    """Compiled once for both kinds of target."""
+
+    def loss(params, images, noise, target):
+        predicted, mask = model.apply({"params": params}, images, train=True, noise=noise)
+        return tasks.reconstruction_loss(predicted, target, mask)
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
 class TestFullSet:
     """What needs the photograph among the recorded images."""
 
     @pytest.mark.parametrize("kind", ["pix", "norm"])
-    def test_gradient_of_every_parameter(self, full, facts, params, kind):
-        model = make(facts["config"], norm_pix_loss=kind == "norm")
+    def test_gradient_of_every_parameter(self, full, facts, params, loss_and_gradients, kind):
         images, noise = images_of(full["tiny/imgs"]), jnp.asarray(full["tiny/noise"])
-
-        def loss(params):
-            predicted, mask = model.apply({"params": params}, images, train=True, noise=noise)
-            return tasks.reconstruction_loss(predicted, model.target(images), mask)
-
-        value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+        target = make(facts["config"], norm_pix_loss=kind == "norm").target(images)
+        value, gradients = loss_and_gradients(params, images, noise, target)
         np.testing.assert_allclose(value, full[f"tiny/loss_{kind}"], rtol=tolerances.MAE_LOSS_RELATIVE)
         ours = to_theirs(gradients)
         assert not ours.pop("pos_embed").any() and not ours.pop("decoder_pos_embed").any()

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from tests.conftest import ROOT
 from train import train
 from vitpose_jax import trees
 from vitpose_jax.models.vitpose import ViTPose, vitpose
-from vitpose_jax.training import sharding, state, tasks, update
+from vitpose_jax.training import freezing, sharding, state, tasks, update
 
 NUM_KEYPOINTS = {"coco": 5, "hands": 7, "paws": 2}
 MODELS: dict[str, dict] = {
@@ -28,7 +29,13 @@ MODELS: dict[str, dict] = {
         "num_keypoints": NUM_KEYPOINTS, "decoder": "simple", "experts": ("paws", "coco", "hands"), "part_features": 16,
     },
 }  # fmt: skip
-MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
+WINDOWS = {"attention": "shift_pool", "window_size": (2, 3), "relative_positions": "full"}
+# What is compared by default: a kind of model, changes to it, what it freezes, and on which meshes.
+DEFAULT: tuple[tuple[str, dict, tuple[str, ...], tuple[tuple[int, int, int], ...]], ...] = (
+    ("dense", {"drop_path": 0.0}, (), ((1, 1, 8),)),
+    ("mixed", {}, (), ((2, 4, 1),)),
+    ("plus", WINDOWS, ("backbone/blocks/norm.*", "backbone/patch_embed/.*"), ((1, 8, 1), (2, 2, 2))),
+)
 CROPS = 16
 
 
@@ -64,21 +71,30 @@ def batch_of(model: ViTPose) -> dict[str, np.ndarray]:
     }
 
 
-# An optimizer that only keeps the gradients, as its state.
-RECORDER = optax.GradientTransformation(
-    lambda params: jax.tree.map(jnp.zeros_like, params),
-    lambda gradients, state, params=None: (jax.tree.map(jnp.zeros_like, gradients), gradients),
-)
+def recorder(freeze: Sequence[str]) -> optax.GradientTransformation:
+    """An optimizer that only keeps the gradients, as its state."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, freezing.trainable(params, freeze)),
+        lambda gradients, state, params=None: (jax.tree.map(jnp.zeros_like, gradients), gradients),
+    )
 
 
-def updated(model: ViTPose, mesh: jax.sharding.Mesh, accumulate: int = 1) -> tuple[state.TrainState, dict, str]:
-    """(state after one update on a mesh, metrics, text of the compiled program)."""
+def updated(
+    model: ViTPose,
+    mesh: jax.sharding.Mesh,
+    accumulate: int = 1,
+    *,
+    freeze: Sequence[str] = (),
+    loss: tasks.Loss | None = None,
+    batch: dict[str, jax.Array] | None = None,
+) -> tuple[state.TrainState, dict, str]:
+    """(state after one update on a mesh, metrics, text of the compiled program); by default of the pose loss."""
     udp = {name: name == "coco" for name in model.num_keypoints}
-    loss = tasks.pose_loss(model, udp=udp, sigma=2.0)
-    step = update.make_train_step(loss, RECORDER, lambda step: 1e-3, jax.random.key(2), accumulate=accumulate)
-    places = jax.tree.map(lambda leaf: leaf.sharding, state.abstract_state(model, RECORDER, mesh))
-    start = state.init_state(model, RECORDER, jax.random.key(0), mesh, variables_of(model))
-    batch = sharding.global_batch(batch_of(model), mesh)
+    loss, tx = loss or tasks.pose_loss(model, udp=udp, sigma=2.0), recorder(freeze)
+    step = update.make_train_step(loss, tx, lambda step: 1e-3, jax.random.key(2), accumulate=accumulate, freeze=freeze)
+    places = jax.tree.map(lambda leaf: leaf.sharding, state.abstract_state(model, tx, mesh))
+    start = state.init_state(model, tx, jax.random.key(0), mesh, variables_of(model))
+    batch = batch or sharding.global_batch(batch_of(model), mesh)
     lowered = jax.jit(sharding.on_mesh(step, mesh), out_shardings=(places, None)).lower(start, batch)
     compiled = lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
     return *compiled(start, batch), compiled.as_text()
@@ -107,13 +123,14 @@ def exchanged(text: str) -> dict[str, int]:
     return found
 
 
-def compare_meshes(kind: str) -> None:
+def compare_meshes(kind: str, changes: dict, freeze: Sequence[str], meshes: Sequence[tuple[int, int, int]]) -> None:
     """What the subprocess below runs, on eight devices."""
-    model = model_of(kind)
-    one = updated(model, sharding.make_mesh(data=1, devices=jax.devices()[:1]))
-    for data, fsdp, tensor in MESHES:
+    model = model_of(kind, **changes)
+    one = updated(model, sharding.make_mesh(data=1, devices=jax.devices()[:1]), freeze=freeze)
+    for data, fsdp, tensor in meshes:
+        print(kind, data, fsdp, tensor, flush=True)
         mesh = sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
-        found = updated(model, mesh)
+        found = updated(model, mesh, freeze=freeze)
         assert_same(found, one)
         kernel = found[0].opt_state["backbone"]["blocks"]["attn"]["qkv"]["kernel"]  # [layers, D, 3, N, d]
         assert kernel.sharding.shard_shape(kernel.shape) == (2, 64 // fsdp, 3, 8 // tensor, 8)
@@ -124,7 +141,7 @@ def compare_meshes(kind: str) -> None:
             assert 0 < sum(sizes.values()) < 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(one[0].params))
     if kind == "dense":
         plain = model_of(kind, drop_path=0.0)  # parts draw other blocks to drop
-        assert_same(updated(plain, mesh, accumulate=2), updated(plain, mesh))
+        assert_same(updated(plain, mesh, accumulate=2), one if plain == model else updated(plain, mesh))
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -142,12 +159,23 @@ def test_sizes_fail_before_data_is_opened(changes, message, monkeypatch):
         train(config, "nowhere")
 
 
+def on_eight_devices(compared: Sequence[tuple]) -> None:
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    code = "from tests.system.test_eight_devices import compare_meshes\n" + "\n".join(
+        f"compare_meshes(*{arguments!r})" for arguments in compared
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+
+
+def test_meshes_give_the_update_of_one_device():
+    on_eight_devices(DEFAULT)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_any_mesh_gives_the_update_of_one_device(kind):
-    flags = "--xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", f"from tests.system.test_eight_devices import compare_meshes; compare_meshes({kind!r})"],
-        cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    on_eight_devices([(kind, {}, (), ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)))])

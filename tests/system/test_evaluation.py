@@ -14,12 +14,13 @@ from vitpose_jax.training import checkpoint
 
 
 def test_eval_gives_what_training_saw_and_writes_its_files(shrunk_config, finished_run, tmp_path):
-    found = eval_script.evaluate(shrunk_config(), str(finished_run), str(tmp_path), mean_pose=True)
+    found = eval_script.evaluate(shrunk_config(), str(finished_run), str(tmp_path), mean_pose=True, truncate=True)
     saved = checkpoint.load_model(finished_run).metrics
     for metric, value in found["synthetic"].items():
         assert saved[f"synthetic/{metric}"] == pytest.approx(value, abs=1e-9)
     rows = json.loads((tmp_path / "eval.json").read_text())
-    assert {row["dataset"] for row in rows} == {"synthetic", "synthetic (mean pose)"}
+    parts = {f"synthetic ({part} 50 %)" for part in ("upper", "lower", "left", "right", "random")}
+    assert {row["dataset"] for row in rows} == {"synthetic", "synthetic (mean pose)"} | parts
     assert {"dataset", "metric", "value"} == set(rows[0])
     results = json.loads((tmp_path / "results_synthetic.json").read_text())
     assert len(results[0]["keypoints"]) == 51

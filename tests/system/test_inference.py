@@ -14,9 +14,9 @@ from configs import evaluate
 from tests.random_models import random_model
 from vitpose_jax.data import build, datasets
 from vitpose_jax.data.catalog import DATASETS
+from vitpose_jax.data.video import VideoFile, video_writer
 from vitpose_jax.inference import PoseEstimator
 from vitpose_jax.inference.__main__ import main
-from vitpose_jax.inference.video import VideoFile, video_writer
 from vitpose_jax.training import checkpoint
 
 SAME_PX = 0.01
@@ -140,6 +140,7 @@ def test_the_command_on_a_video(finished_run, drawn, tmp_path):
         (["IMAGES", "--checkpoint", "nowhere", "--bboxes", "whole"], "nowhere does not exist"),
         (["IMAGES", "--checkpoint", "RUN", "--bboxes", "all"], "--bboxes is 'all'"),
         (["IMAGES", "--checkpoint", "RUN", "--bboxes", "whole", "--write", "xml"], "--write is 'xml'"),
+        (["IMAGES", "--checkpoint", "RUN", "--bboxes", "whole", "--smooth", "--no-track"], "does not go with"),
         (["IMAGES", "--checkpoint", "RUN", "--bboxes", "whole", "--dataset", "mpii"], "only for synthetic"),
     ],
 )

@@ -44,7 +44,8 @@ runpy.run_path(script, run_name="__main__")
 
 
 def start(script, arguments, *, devices=1, signal_at=(0, -1)):
-    simulated = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    simulated = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", WORKER, script, *map(str, map(int, signal_at)), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | simulated, **pipes)

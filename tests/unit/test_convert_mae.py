@@ -9,7 +9,7 @@ from tests.golden import weights
 from tests.torch_files import numbers_in, save
 from vitpose_jax.convert import layouts, rules
 from vitpose_jax.convert.command import main
-from vitpose_jax.models import mae, vitpose
+from vitpose_jax.models import mae, pos_embed, vitpose
 from vitpose_jax.training import checkpoint, transfer
 from vitpose_jax.training.state import variable_shapes
 
@@ -116,12 +116,15 @@ def test_what_cannot_be_is_one_sentence(whole, tmp_path, capsys, said, message):
 
 
 def test_a_vitpose_starts_from_it_at_any_resolution(whole):
+    """With attention within windows and relative positions, too: these start at 0."""
     fields = {name: TINY[name] for name in ("embed_dim", "depth", "num_heads", "mlp_dim")}
+    fields |= {"attention": "window", "window_size": (3, 2), "relative_positions": "decomposed"}
     model = vitpose.vitpose(**fields, image_size=(96, 64), decoder="simple", num_keypoints={"coco": 3})
     variables, report = transfer.init_from(
         str(whole / "out"), model, key=jax.random.key(0), fresh=("backbone/last_norm/.*", "decoders/.*")
     )
     theirs = checkpoint.load_model(whole / "out").variables["params"]
+    assert not variables["params"]["backbone"]["blocks"]["attn"].pop("rel_pos")["rows"].any()
     for part in ("patch_embed", "blocks"):
         jax.tree.map(np.testing.assert_array_equal, variables["params"]["backbone"][part], theirs["backbone"][part])
     assert report["resized"] == ["params/backbone/pos_embed"]
@@ -132,7 +135,14 @@ def test_a_vitpose_starts_from_it_at_any_resolution(whole):
     np.testing.assert_array_equal(variables["params"]["backbone"]["last_norm"]["scale"], np.ones(32))
 
 
-def test_pre_training_goes_on_from_it(whole):
-    variables, report = transfer.init_from(str(whole / "out"), mae.mae(**TINY), key=jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, variables, checkpoint.load_model(whole / "out").variables)
-    assert not (report["resized"] or report["fresh"] or report["unused"])
+def test_pre_training_goes_on_from_it_with_crops_of_another_shape(whole):
+    """Even if they have as many patches: a position embedding belongs to a grid."""
+    wide = mae.mae(**{**TINY, "image_size": (32, 128)})
+    variables, report = transfer.init_from(str(whole / "out"), wide, key=jax.random.key(0))
+    assert report["resized"] == ["params/backbone/pos_embed", "params/mae_decoder/pos_embed"]
+    assert not (report["fresh"] or report["unused"])
+    expected = checkpoint.load_model(whole / "out").variables
+    for part in ("backbone", "mae_decoder"):
+        params = expected["params"][part]
+        params["pos_embed"] = pos_embed.resize(params["pos_embed"], (4, 4), (2, 8))
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)

@@ -70,10 +70,12 @@ def test_broken_files_are_named_and_only_their_shard_is_read_again(source, out, 
     good = (source / "train/n01/n01_1.JPEG").read_bytes()
     (source / "train/n01/n01_1.JPEG").write_bytes(good[: len(good) // 2])
     (source / "train/n00/n00_2.JPEG").write_bytes(b"not an image at all")
+    (source / "train/n00/z.jpg").symlink_to("nowhere.jpg")
     assert run(source, out) == 2
     said = capsys.readouterr().err
-    assert "2 files are broken" in said and "train/n01/n01_1.JPEG: JPEG file" in said and "n00_2.JPEG" in said
-    assert len((out / FAULTS_FILE).read_text().splitlines()) == 2
+    assert "3 files are broken" in said and "train/n01/n01_1.JPEG: JPEG file" in said and "n00_2.JPEG" in said
+    assert "train/n00/z.jpg: cannot be read: No such file" in said
+    assert len((out / FAULTS_FILE).read_text().splitlines()) == 3
     with pytest.raises(ValueError, match="unfinished"):
         datasets.open_images(out, "train")
 
@@ -86,8 +88,29 @@ def test_broken_files_are_named_and_only_their_shard_is_read_again(source, out, 
     assert run(source, out, "--skip-broken") == 0
     assert [name for name in reads if name.endswith("EG")] == ["n00_2.JPEG", "n01_1.JPEG"]
     assert set(stored(out, "train")) == {
-        path.relative_to(source).as_posix() for path in source.glob("train/*/*") if path.name != "n00_2.JPEG"
+        path.relative_to(source).as_posix()
+        for path in source.glob("train/*/*")
+        if path.name not in ("n00_2.JPEG", "z.jpg")
     }
+
+
+def test_a_repaired_file_moves_no_other_into_another_shard(tmp_path, out, monkeypatch):
+    names = [f"{i:02d}.jpg" for i in range(12)]
+    for name in names:
+        write_image(tmp_path / "plain" / name, seed=0)
+    good = (tmp_path / "plain/00.jpg").read_bytes()
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3 * len(good))
+    for name in names[:2]:
+        (tmp_path / "plain" / name).write_bytes(good[: len(good) // 2])  # so that four files fit into the first shard
+    assert run(tmp_path / "plain", out) == 2
+    for name in names[:2]:
+        (tmp_path / "plain" / name).write_bytes(good)
+    reads = []
+    read = pathlib.Path.read_bytes
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: (reads.append(path.name), read(path))[1])
+    assert run(tmp_path / "plain", out) == 0
+    assert [name for name in reads if name in names] == names[:4]
+    assert stored(out, "train").keys() == set(names)
 
 
 def test_a_stopped_build_goes_on(source, out, monkeypatch):

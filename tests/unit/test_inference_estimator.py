@@ -1,10 +1,13 @@
 """`PoseEstimator`: what it accepts, how it batches, and which regions it cuts."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.random_models import random_model
 from vitpose_jax import geometry
+from vitpose_jax.benchmark import __main__ as benchmark
 from vitpose_jax.data.catalog import DATASETS
 from vitpose_jax.inference import PoseEstimator, device_crops
 from vitpose_jax.inference.estimator import dataset_row
@@ -129,6 +132,7 @@ def test_regions_are_those_of_training():
         (np.zeros((20, 20, 4), np.uint8), "alpha"),
         (np.zeros((20, 20, 3), np.float32), "multiply an image in 0…1 by 255"),
         (np.zeros((0, 20, 3), np.uint8), "no pixels"),
+        ("picture.jpg", "is a str; expected a NumPy array"),
     ],
 )
 def test_images_that_are_none_are_refused(estimator, image, expected):
@@ -179,3 +183,12 @@ def test_a_checkpoint_is_loaded_by_its_path(tmp_path, estimator):
     loaded = PoseEstimator.load(tmp_path / "run", batch_size=4)
     image, boxes = picture(7), some_boxes(7, 2)
     np.testing.assert_allclose(points_of(loaded(image, boxes)), points_of(estimator(image, boxes)), atol=0.01)
+
+
+@pytest.mark.slow
+def test_both_ways_of_cutting_are_timed(capsys):
+    benchmark.main(["cropping", "--size", "s", "--repeats", "1", "--image_size", "60", "80", "--people", "2"])
+    line = json.loads(capsys.readouterr().out.splitlines()[0])  # a table follows
+    host, device = line["variants"]["host"], line["variants"]["device"]
+    assert (host["bytes_per_image"], device["bytes_per_image"]) == (2 * 256 * 192 * 3, 3 * 2**18)
+    assert host["crops_per_s"] == pytest.approx(2 * 2 / host["wall"]["median_s"], rel=0.05)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.fake_estimator import FakeEstimator
+from vitpose_jax.data.video import VideoFile, upright, video_writer
 from vitpose_jax.inference.boxes import make_boxes
 from vitpose_jax.inference.journal import Journal, read
 from vitpose_jax.inference.tracking import Smoother, Tracker
-from vitpose_jax.inference.video import VideoFile, predict_video, upright, video_writer
+from vitpose_jax.inference.video import predict_video
 from vitpose_jax.interrupt import Guard
 
 NTSC = fractions.Fraction(30000, 1001)
@@ -165,5 +166,3 @@ def test_a_stop_leaves_a_video_that_plays(tmp_path):
 
     lines = predict(tmp_path / "in.mp4", tmp_path / "out", boxes, stop)
     assert 6 < len(lines) < 40 and len(list(VideoFile(tmp_path / "out/drawn.mp4").frames())) == len(lines)
-    with pytest.raises(ValueError, match="does not go with --no-track"):
-        predict(tmp_path / "in.mp4", tmp_path / "out", smooth=True)

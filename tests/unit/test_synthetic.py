@@ -9,6 +9,8 @@ from pycocotools import mask
 from pycocotools.coco import COCO as CocoFile
 
 from vitpose_jax.data import synthetic
+from vitpose_jax.data.synthetic.film import IMAGE_SIZE, film_frames, write_film
+from vitpose_jax.data.video import VideoFile
 from vitpose_jax.keypoints import COCO
 
 NUM_SCENES = 60
@@ -220,3 +222,22 @@ def test_unknown_pictures_are_refused(arguments, said):
 def test_out_of_range_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least"):
         synthetic.write_synthetic(tmp_path / "set", num_train=-1, progress=False)
+
+
+def test_a_film_moves_and_its_labels_follow(tmp_path):
+    labels = write_film(tmp_path / "film.mp4", seed=2, seconds=0.4, progress=False)
+    frames = [frame.pixels for frame in VideoFile(tmp_path / "film.mp4").frames()]
+    assert len(frames) == 10 and frames[0].shape == (*IMAGE_SIZE, 3)
+    drawn = list(film_frames(2, 10))
+    assert np.abs(frames[7].astype(int) - drawn[7][0]).mean() < 4  # as far as H.264 can
+    assert np.median(np.abs(drawn[0][0].astype(int) - drawn[9][0])) == 0  # surroundings stay
+    film = CocoFile(labels)
+    assert sorted(film.imgs) == list(range(10))
+    for number, (_, people) in enumerate(drawn):
+        found = film.loadAnns(film.getAnnIds(imgIds=[number]))
+        assert [each["keypoints"] for each in found] == [person["keypoints"] for person in people]
+    wrists = np.array([np.reshape(people[0]["keypoints"], (17, 3))[9, :2] for _, people in drawn])  # who waves
+    assert np.abs(np.diff(wrists, axis=0)).max() > 1
+    for name, wrong in (("film.avi", {}), ("no.mp4", {"seconds": 0.0}), ("no.mp4", {"seed": -1})):
+        with pytest.raises(ValueError, match="a film"):
+            write_film(tmp_path / name, **wrong)

@@ -39,7 +39,12 @@ RELATIVE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("model", MODELS + RELATIVE, ids=[*IDS, "full", "decomposed"])
+TOKEN = vitpose.vitpose(
+    embed_dim=32, depth=3, num_heads=4, mlp_dim=64, image_size=(64, 48), num_keypoints={}, token_dim=16
+)
+
+
+@pytest.mark.parametrize("model", [*MODELS, *RELATIVE, TOKEN], ids=[*IDS, "full", "decomposed", "token"])
 def test_every_path_has_one_row_in_every_table(model):
     variables = state.variable_shapes(model)
     params = trees.flatten(variables["params"])
@@ -51,26 +56,28 @@ def test_every_path_has_one_row_in_every_table(model):
         assert len(spec) == params[path].ndim, path
     sharding.param_specs(variables["batch_stats"])
     for path in trees.flatten(variables):
-        if "/rel_pos/" in path:
+        if "/rel_pos/" in path or "/knowledge/" in path:
             with pytest.raises(ValueError, match="the original model has no such parameter"):
                 rules.slices(path, (3, 6, 8, 8, 8), PREFIXES)
         else:
             assert rules.slices(path, (3, 6, 8, 8, 8), PREFIXES)
 
 
-@pytest.mark.parametrize("changes", [
-    {"relative_positions": "full"}, {"attention": "window", "window_size": (2, 3)},
+@pytest.mark.parametrize("changes, what", [
+    ({"relative_positions": "full"}, "has windows or relative positions"),
+    ({"attention": "window", "window_size": (2, 3)}, "has windows or relative positions"),
+    ({"token_dim": 8}, "a knowledge token, which no PyTorch implementation of ViTPose has"),
 ])  # fmt: skip
-def test_a_model_that_pytorch_does_not_know_is_not_converted(changes):
+def test_a_model_that_pytorch_does_not_know_is_not_converted(changes, what):
     settings = {
         "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_dim": 64, "image_size": (64, 48),
         "num_keypoints": {"coco": 17}, **changes,
     }  # fmt: skip
     file = ModelFile(settings=settings, datasets={"coco": {"keypoint_set": "coco", "udp": True}}, codec={})
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape), state.variable_shapes(vitpose.vitpose(**settings)))
-    with pytest.raises(ValueError, match="no PyTorch implementation of ViTPose has windows or relative positions"):
+    with pytest.raises(ValueError, match=what):
         export.official_tensors(variables, file)
-    with pytest.raises(ValueError, match="no PyTorch implementation of ViTPose has windows or relative positions"):
+    with pytest.raises(ValueError, match=what):
         hugging_face.check(file, None)
 
 

@@ -75,11 +75,11 @@ def batches(sources, count, *, processes=1, **arguments) -> np.ndarray:
     """The first global batches, in stream order: uint8 [count, B, H, W, 3]."""
     arguments = {"crop_size": CROP, "batch_size": 4, "seed": 0, "num_threads": 1, **arguments}
     result = np.zeros((count, arguments["batch_size"], *CROP, 3), np.uint8)
-    for process in range(processes):
-        stream = views.train_stream(sources, **arguments, process_index=process, process_count=processes)
+    for rows in np.array_split(np.arange(arguments["batch_size"]), processes):
+        stream = views.train_stream(sources, **arguments, rows=rows)
         for i, batch in enumerate(itertools.islice(stream, count)):
             assert batch.keys() == {"image"}
-            result[i, process::processes] = batch["image"]
+            result[i, rows] = batch["image"]
         stream.close()
     return result
 
@@ -111,10 +111,8 @@ def test_evaluation_shows_every_row_once(data_dir):
     split = open_views(data_dir, "val", "people", crop_size=CROP)
     rows = np.arange(len(split))
     seen = []
-    for process in range(2):
-        for batch in views.eval_stream(
-            split, rows, crop_size=CROP, batch_size=6, process_index=process, process_count=2
-        ):
+    for own_rows in ([0, 1, 2], [3, 4, 5]):
+        for batch in views.eval_stream(split, rows, crop_size=CROP, batch_size=6, rows=own_rows):
             assert batch["image"].shape == (3, *CROP, 3)
             seen += batch["row"].tolist()
     assert sorted(seen) == [-1] * (-len(rows) % 6) + rows.tolist()

@@ -237,7 +237,7 @@ def test_arithmetic_is_the_papers(settings, published):
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"attention": "shift_pool", "window_size": (16, 12)},
+    {}, {"token_dim": 1024}, {"attention": "shift_pool", "window_size": (16, 12)},
     {"attention": "shift", "window_size": (8, 8), "full_every": 3, "relative_positions": "decomposed"},
 ])  # fmt: skip
 def test_arithmetic_is_what_the_program_does(settings):
@@ -263,7 +263,8 @@ def test_arithmetic_is_what_the_program_does(settings):
     ({"full_every": 3}, "full attention has no windows"),
     ({"attention": "window"}, "need model window_size"),
     ({"attention": "window", "window_size": (4,)}, "need model window_size"),
-    ({"attention": "window", "window_size": (3, 3)}, r"rows that do are \[1, 2, 4, 8\], columns \[1, 2, 3, 6\]"),
+    ({"attention": "window", "window_size": (5, 5)}, r"are \(4, 6\); of all, rows are \[1, 2, 4, 8\], columns \[1, "),
+    ({"attention": "window", "window_size": (0, 48)}, r"nearest that do are \(1, 6\)"),
     ({"attention": "pool", "window_size": (8, 6)}, "do nothing"),
     ({"attention": "shift", "window_size": (1, 6)}, "do nothing"),
     ({"attention": "window", "window_size": (8, 6), "full_every": 2}, "do nothing"),

@@ -3,7 +3,7 @@
     python -m vitpose_jax.benchmark forward --config configs/vitpose_b.py [--batch_size 1 8 32] [--against torch]
     python -m vitpose_jax.benchmark train --config configs/vitpose_b.py [--batch_size 8] [--against torch]
     python -m vitpose_jax.benchmark predict|compile --config configs/vitpose_b.py
-    python -m vitpose_jax.benchmark decode|input|evaluate|mixed|attention|freeze
+    python -m vitpose_jax.benchmark decode|input|evaluate|mixed|attention|freeze|cropping
     python -m vitpose_jax.benchmark all --document docs/performance.md     # `make bench`
 
 Each case prints one JSON line for each setting, and a table at the end. A line says what ran where, and of each variant
@@ -27,6 +27,7 @@ from configs import command_line
 from vitpose_jax.benchmark import machine, suite, timing
 from vitpose_jax.benchmark.attention import attention
 from vitpose_jax.benchmark.compile import compile_
+from vitpose_jax.benchmark.cropping import cropping
 from vitpose_jax.benchmark.decode import decode
 from vitpose_jax.benchmark.evaluate import evaluate
 from vitpose_jax.benchmark.forward import forward, train
@@ -47,6 +48,7 @@ CASES: dict[str, tuple[Callable[..., Iterator[timing.Measured]], str]] = {
     "mixed": (mixed, "training on several data sets against training on one"),
     "attention": (attention, "windows against full attention"),
     "freeze": (freeze, "training parts of a model against training all of it"),
+    "cropping": (cropping, "from images and boxes to poses: crops cut on the host, or on the device"),
 }
 WITH_CONFIG = ("forward", "train", "predict", "compile")
 OF_OUR_MODEL = ("mixed", "attention", "freeze")
@@ -86,6 +88,12 @@ def make_parser() -> argparse.ArgumentParser:
             add("--batch_size", type=int, default=8)
             add("--dtype", default="float32", help="float32 or bfloat16 (default float32)")
             add("--image_size", type=int, nargs=2, default=[256, 192], metavar=("H", "W"))
+        if name == "cropping":
+            add("--size", default="b", help="s, b, l, h or g (default b)")
+            add("--dtype", default="float32", help="float32 or bfloat16 (default float32)")
+            add("--image_size", type=int, nargs=2, default=[480, 640], metavar=("H", "W"))
+            add("--people", type=int, default=4, help="boxes in an image (default 4)")
+            add("--images", type=int, default=2, help="in one call (default 2)")
         if name in ("attention", "freeze"):
             add("--ratio", type=int, default=2 if name == "attention" else 1, help="1, 2 or 4")
             add("--remat", default="none", help="none, dots or full (default none)")

@@ -35,7 +35,7 @@ def official_tensors(variables: Mapping, file: ModelFile) -> dict[str, np.ndarra
     Raises:
         ValueError: the original cannot be this model.
     """
-    check_attention(file.settings)
+    check_known_to_pytorch(file.settings)
     prefixes = rules.decoder_prefixes(decoder_order(file))
     tensors = rules.to_torch(variables, decoder_prefixes=prefixes)
     counted = file.provenance.get("counters", {})
@@ -49,8 +49,8 @@ def official_tensors(variables: Mapping, file: ModelFile) -> dict[str, np.ndarra
     return {str(names[name]): array for name, array in ordered.items()}
 
 
-def check_attention(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError unless every token attends to all, as it does in every PyTorch implementation of ViTPose.
+def check_known_to_pytorch(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for a model that no PyTorch implementation of ViTPose has: with windows or a knowledge token.
 
     Args:
         settings: of a model file.
@@ -61,6 +61,11 @@ def check_attention(settings: Mapping[str, Any]) -> None:
             f"this model has attention {attention!r} and relative_positions {relative!r}: no PyTorch implementation of "
             "ViTPose has windows or relative positions, and with full attention its weights would predict something "
             "else; only a model with attention 'full' and relative_positions None can be written for PyTorch"
+        )
+    if settings.get("token_dim") is not None:
+        raise ValueError(
+            "this model has a knowledge token, which no PyTorch implementation of ViTPose has, and without it its "
+            "weights would predict something else; only a model with token_dim None can be written for PyTorch"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vitpose_jax.convert import layouts, torch_file
-from vitpose_jax.convert.export import check_attention, model_file_json, official_tensors, with_decoders
+from vitpose_jax.convert.export import check_known_to_pytorch, model_file_json, official_tensors, with_decoders
 from vitpose_jax.data.files import folder_written_beside, write_text
 from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet
 from vitpose_jax.models import decoders, vit
@@ -123,7 +123,7 @@ def check(file: ModelFile, dataset: str | None) -> str:
     Raises:
         ValueError: Hugging Face's VitPose cannot be this model, or there are several decoders and none is named.
     """
-    check_attention(file.settings)
+    check_known_to_pytorch(file.settings)
     dataset = _one_dataset(file, dataset)
     _config(file, dataset)
     return dataset

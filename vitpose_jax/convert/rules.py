@@ -65,6 +65,7 @@ TORCH_TENSORS: tuple[tuple[str, TorchTensor | None], ...] = (
         for ours, theirs, *axes in _BLOCK
     ),
     ("params/backbone/blocks/attn/rel_pos/(table|rows|cols)", None),
+    ("params/backbone/knowledge/(token|proj/kernel|proj/bias)", None),
     (
         "params/backbone/blocks/mlp/experts/kernel",
         TorchTensor("backbone.blocks.{layer}.mlp.experts.{expert}.weight", _LINEAR),

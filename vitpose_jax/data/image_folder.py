@@ -78,7 +78,7 @@ def build_images(
     state |= {"format": BUILD_FORMAT, "dataset": IMAGES, "complete": False, "splits": {}}
     done, faults, stored, lengths = state.setdefault("shards", {}), [], {}, {}
     for split, files in found.items():
-        ranges = shards.ranges([file.size for file in files])
+        ranges = _ranges(files, state.setdefault("divided", {}), split)
         names = shards.shard_names(IMAGES, split, len(ranges))
         with progress_bar(desc=f"copying {split}", unit=" images", total=len(files)) as progress:
             for shard, (first, end) in zip(names, ranges, strict=True):
@@ -153,7 +153,22 @@ def _walk(folder: pathlib.Path, prefix: str, progress: tqdm) -> Iterator[File]:
                 yield from _walk(pathlib.Path(entry.path), f"{prefix}{entry.name}/", progress)
             elif entry.name.lower().endswith(_ENDINGS):
                 progress.update()
-                yield File(prefix + entry.name, entry.stat().st_size)
+                yield File(prefix + entry.name, _size(entry))
+
+
+def _size(entry: os.DirEntry) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return 0  # a link to nothing: it is reported as broken when it is read
+
+
+def _ranges(files: Sequence[File], divided: dict[str, Any], split: str) -> list[tuple[int, int]]:
+    """(first, end) files of each shard: as `divided` has it for the same names, so that a repaired file moves none."""
+    digest = hashlib.sha256("/".join(file.name for file in files).encode()).hexdigest()
+    if divided.get(split, {}).get("digest") != digest:
+        divided[split] = {"digest": digest, "ranges": shards.ranges([file.size for file in files])}
+    return divided[split]["ranges"]
 
 
 def _records(

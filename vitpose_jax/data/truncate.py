@@ -53,8 +53,10 @@ def truncate(bbox_xywh: np.ndarray, part: str, *, share: float, place: tuple[flo
     start = {"upper": (0, 0), "lower": (0, 1), "left": (0, 0), "right": (1, 0)}.get(part, place)
     part_low = low + (1 - np.array(kept)) * start * size
     part_high = part_low + kept * size
-    left_top = np.where(part_low > low, np.round(part_low), -_UNCUT)
-    right_bottom = np.where(part_high < low + size, np.round(part_high), _UNCUT)
+    # Told by the shares: sums of rounded coordinates may miss the box's own edge by a rounding error.
+    cut_off = (1 - np.array(kept)) * [start, 1 - np.array(start)] > 0
+    left_top = np.where(cut_off[0], np.round(part_low), -_UNCUT)
+    right_bottom = np.where(cut_off[1], np.round(part_high), _UNCUT)
     return Truncated(
         np.concatenate([part_low, part_high - part_low]), np.concatenate([left_top, right_bottom]).astype(np.int64)
     )

@@ -28,6 +28,30 @@ BOXES = ("annotations", "detections")
 PredictFunction = Callable[[Mapping, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
+def make_heatmaps(
+    model: ViTPose, *, dataset: str, flip_index: np.ndarray, udp: bool, flip_test: bool
+) -> Callable[[Mapping, jax.Array], jax.Array]:
+    """The function from (variables, uint8 crops [B, H, W, 3]) to heatmaps, float32 [B, h, w, K].
+
+    Args:
+        model: has a decoder of `dataset`.
+        dataset: name of the decoder.
+        flip_index: int [K], `KeypointSet.flip_index`.
+        udp: convention of the data set's crops and targets.
+        flip_test: average with the heatmaps of the mirrored crop.
+    """
+
+    def once(variables: Mapping, crops: jax.Array) -> jax.Array:
+        outputs: Any = model.apply(variables, crops, train=False, datasets=(dataset,))
+        return outputs[dataset]
+
+    def twice(variables: Mapping, crops: jax.Array) -> jax.Array:
+        mirrored = once(variables, crops[:, :, ::-1])
+        return codec.merge_flip(once(variables, crops), mirrored, jnp.asarray(flip_index), shift=not udp)
+
+    return twice if flip_test else once
+
+
 def make_predict(
     model: ViTPose, *, dataset: str, flip_index: np.ndarray, udp: bool, flip_test: bool, blur_kernel: int
 ) -> PredictFunction:
@@ -35,23 +59,16 @@ def make_predict(
 
     Args:
         model: has a decoder of `dataset`.
-        dataset: name of the decoder.
-        flip_index: int [K], `KeypointSet.flip_index`.
-        udp: convention of the data set's crops and targets; decides decoding, too.
-        flip_test: average the heatmaps with those of the mirrored crop.
+        dataset: see `make_heatmaps`.
+        flip_index: see `make_heatmaps`.
+        udp: decides decoding, too.
+        flip_test: see `make_heatmaps`.
         blur_kernel: cells, for UDP decoding, see `codec.decode`.
     """
+    heatmaps_of = make_heatmaps(model, dataset=dataset, flip_index=flip_index, udp=udp, flip_test=flip_test)
 
     def predict(variables: Mapping, images: jax.Array, crop_to_image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def heatmaps_of(crops: jax.Array) -> jax.Array:
-            outputs: Any = model.apply(variables, crops, train=False, datasets=(dataset,))
-            return outputs[dataset]
-
-        heatmaps = heatmaps_of(images)
-        if flip_test:
-            heatmaps = codec.merge_flip(
-                heatmaps, heatmaps_of(images[:, :, ::-1]), jnp.asarray(flip_index), shift=not udp
-            )
+        heatmaps = heatmaps_of(variables, images)
         points, scores = codec.decode(heatmaps, method="dark_udp" if udp else "quarter_shift", blur_kernel=blur_kernel)
         points = codec.points_to_crop(points, crop_size=model.image_size, heatmap_size=model.heatmap_size, udp=udp)
         return codec.points_to_image(points, crop_to_image), scores

@@ -17,7 +17,7 @@ from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import sharding
 
 _TILE_HEIGHT = 160  # of a picture's tiles, pixels, if images are not larger
-_GREY = 0.5  # of masked patches
+_GREY = 127  # of masked patches
 
 
 class Reconstructed(NamedTuple):
@@ -78,8 +78,8 @@ class ReconstructionEvaluator:
             predicted, mask = outputs
             errors = jnp.square(predicted - model.target(images)).mean(axis=-1)
             return {
-                "row": rows, "loss": (errors * mask).sum(axis=1) / mask.sum(axis=1), "mask": mask,
-                "predicted": predicted,
+                "row": rows, "loss": (errors * mask).sum(axis=1) / mask.sum(axis=1),
+                "shown": _shown(model, images, predicted, mask),
             }  # fmt: skip
 
         def losses(params: Any, images: jax.Array, rows: jax.Array) -> dict[str, jax.Array]:
@@ -131,32 +131,32 @@ class ReconstructionEvaluator:
         for batch in eval_stream(self.views, _evenly(len(self.views), count), **self._stream_settings):
             on_device = sharding.global_batch(batch, self._mesh)
             found = self._reconstruct(variables["params"], on_device["image"], on_device["row"])
-            host = multihost_utils.process_allgather({**found, "image": on_device["image"]}, tiled=True)
+            host = multihost_utils.process_allgather(found, tiled=True)
             for i in np.flatnonzero(host["row"] >= 0):
-                tiles.append(self._tile(host["image"][i], host["predicted"][i], host["mask"][i]))
+                tiles.append(self._tile(host["shown"][i]))
                 titles.append(f"image {host['row'][i]}, loss {host['loss'][i]:.3f}")
         return draw.contact_sheet(tiles, titles, columns=3)
 
-    def _tile(self, image: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        values = mae.patches(normalize(jnp.asarray(image))[None])
-        if self.model.norm_pix_loss:
-            _, mean, deviation = mae.standardize(values)
-            predicted = predicted * deviation + mean
-        removed = mask[None, :, None].astype(bool)
-        painted = _pixels(jnp.where(removed, predicted, values), self.model.image_size)
-        seen = np.asarray(mae.image_of(jnp.broadcast_to(removed, values.shape), self.model.image_size)[0])
-        masked = np.where(seen, np.uint8(255 * _GREY), image)
+    def _tile(self, shown: np.ndarray) -> np.ndarray:
         height, width = self.model.image_size
         size = max(height, _TILE_HEIGHT), max(width, round(width * _TILE_HEIGHT / height))
         gap = np.full((size[0], 4, 3), 255, np.uint8)
-        shown = [geometry.resize_region(part, (0, 0, width, height), size) for part in (image, masked, painted)]
-        return np.concatenate([shown[0], gap, shown[1], gap, shown[2]], axis=1)
+        parts = [geometry.resize_region(part, (0, 0, width, height), size) for part in shown]
+        return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
 
 
-def _pixels(values: jax.Array, image_size: tuple[int, int]) -> np.ndarray:
-    """Normalised patches of one image, [1, L, 768], as uint8 [H, W, 3]."""
-    image = np.asarray(mae.image_of(values, image_size)[0])
-    return np.clip((image * np.array(IMAGE_STD) + np.array(IMAGE_MEAN)) * 255 + 0.5, 0, 255).astype(np.uint8)
+def _shown(model: mae.MAE, images: jax.Array, predicted: jax.Array, mask: jax.Array) -> jax.Array:
+    """uint8 [B, 3, H, W, 3]: the images, what the encoder sees of them, and what is painted in the removed patches."""
+    values = mae.patches(normalize(images))
+    if model.norm_pix_loss:
+        _, mean, deviation = mae.standardize(values)
+        predicted = predicted * deviation + mean
+    removed = mask[..., None].astype(bool)
+    painted = mae.image_of(jnp.where(removed, predicted, values), model.image_size)
+    painted = (painted * jnp.array(IMAGE_STD) + jnp.array(IMAGE_MEAN)) * 255
+    hidden = mae.image_of(jnp.broadcast_to(removed, values.shape), model.image_size)
+    seen = jnp.where(hidden, jnp.uint8(_GREY), images)
+    return jnp.stack([images, seen, jnp.clip(jnp.round(painted), 0, 255).astype(jnp.uint8)], axis=1)
 
 
 def _evenly(total: int, count: int) -> np.ndarray:

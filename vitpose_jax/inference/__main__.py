@@ -79,12 +79,14 @@ def run(settings: argparse.Namespace) -> int:
     wanted = settings.write.split(",")
     if set(wanted) - set(WRITE):
         raise ValueError(f"--write is {settings.write!r}; expected some of {', '.join(WRITE)}, with commas between")
+    if settings.smooth and settings.no_track:
+        raise ValueError("keypoints are smoothed person by person: --smooth does not go with --no-track")
     name = pathlib.Path(settings.input).stem if not any(c in settings.input for c in "*?[") else "images"
     out = pathlib.Path(settings.out or f"poses_{name}")
     given = find_input(settings.input, out=out)
     boxes = box_source(
-        settings.bboxes, threshold=settings.bbox_threshold, category_ids=settings.category_ids,
-        labels=settings.detect.split(","),
+        settings.bboxes, threshold=settings.bbox_threshold, names=() if given.is_video else given.names,
+        category_ids=settings.category_ids, labels=settings.detect.split(","),
     )  # fmt: skip
     estimator = PoseEstimator.load(
         settings.checkpoint, dataset=settings.dataset, flip_test=not settings.no_flip_test, dtype=settings.dtype,
@@ -121,6 +123,7 @@ def run(settings: argparse.Namespace) -> int:
                 )  # fmt: skip
         finally:
             journal.close()
+        print(f"writing the files that are made from {journal.path}", flush=True)  # minutes for a million images
         write_files(out, journal, estimator, settings, wanted)
     print(
         f"{journal.poses} instances on {len(journal.done) - journal.skipped} "
@@ -154,7 +157,10 @@ def write_files(
 
 
 def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between, not {text!r}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

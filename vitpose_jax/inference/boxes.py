@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import pathlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,13 +72,19 @@ def make_boxes(bboxes_xywh: Any, scores: Any = None, category_ids: Any = None, i
 
 
 def box_source(
-    source: str, *, threshold: float, category_ids: Collection[int] | None = None, labels: Collection[str] = ("person",)
+    source: str,
+    *,
+    threshold: float,
+    names: Sequence[str] = (),
+    category_ids: Collection[int] | None = None,
+    labels: Collection[str] = ("person",),
 ) -> BoxSource:
     """The source that a command line names.
 
     Args:
         source: see `FORMS`.
         threshold: boxes below this confidence are left out.
+        names: of the images that will be asked for, which a file must tell apart; none for a video.
         category_ids: only boxes of these categories of a file; None: all.
         labels: what a detector shall look for, in its own words.
 
@@ -94,8 +100,8 @@ def box_source(
     if pathlib.Path(source).suffix == ".json":
         content = read_json(_existing(pathlib.Path(source)))
         if isinstance(content, list):
-            return _detections(source, content, threshold, category_ids)
-        return _annotations(source, content, category_ids)
+            return _detections(source, content, names, threshold, category_ids)
+        return _annotations(source, content, names, category_ids)
     if ":" in source:
         return _function(source, threshold)
     raise ValueError(f"--bboxes is {source!r}; expected {FORMS}")
@@ -112,47 +118,67 @@ def _whole_image(picture: Picture) -> Boxes:
     return make_boxes([[0, 0, width, height]])
 
 
-def _detections(path: str, entries: list, threshold: float, category_ids: Collection[int] | None) -> BoxSource:
-    """A list of {image_id, category_id, bbox, score}; belongs to the file that `file_name` or image_id's number names.
+def _detections(
+    path: str, entries: list, names: Sequence[str], threshold: float, category_ids: Collection[int] | None
+) -> BoxSource:
+    """A list of {image_id, category_id, bbox, score}.
 
-    A frame of a video is named by its number, from 0.
+    An entry belongs to the image that its file_name names; without one to the image whose name ends in the number
+    image_id, or to that frame of a video, counted from 0.
     """
-    by_key: dict[Any, list[tuple]] = defaultdict(list)
+    by_name: dict[str, list[tuple]] = defaultdict(list)
+    by_id: dict[int, list[tuple]] = defaultdict(list)
+    ids: dict[str, int] = {}
     for number, entry in enumerate(entries):
         try:
             box = [float(value) for value in entry["bbox"]]
             score, category = float(entry["score"]), int(entry.get("category_id", 1))
             if len(box) != 4:
                 raise ValueError(f"its bbox has {len(box)} numbers")
-            key = entry["file_name"] if "file_name" in entry else int(entry["image_id"])
+            if "file_name" in entry:
+                found = by_name[str(entry["file_name"])]
+                if "image_id" in entry:
+                    ids[str(entry["file_name"])] = int(entry["image_id"])
+            else:
+                found = by_id[int(entry["image_id"])]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"{path}: box number {number} is not an object with image_id, category_id, bbox (left, top, width, "
                 f"height) and score: {type(error).__name__} {error}"
             ) from None
         if score >= threshold and (category_ids is None or category in category_ids):
-            by_key[key].append((box, score, category))
-    if not by_key:
+            found.append((box, score, category))
+    if not any(by_name.values()) and not any(by_id.values()):
         raise ValueError(
             f"{path} has no box with a score of at least {threshold}"
             + (f" in categories {sorted(category_ids)}" if category_ids else "")
         )
 
+    def image_id(name: str) -> int | None:
+        digits = pathlib.PurePath(name).stem.rsplit("_", 1)[-1]
+        if name in by_name or not by_id or not digits.isdecimal():
+            return ids.get(name)
+        return int(digits)
+
+    if names and not any(name in by_name or image_id(name) in by_id for name in names):
+        raise ValueError(
+            f"{path} has no box for any of the {len(names)} images: boxes are found by file_name, the path within the "
+            f"folder as in {names[0]!r}, or else by image_id, the number at the end of the name"
+        )
+    _refuse_shared_ids(path, names, image_id)
+
     def find(picture: Picture) -> Boxes:
-        image_id = picture.number
-        if image_id is None:
-            digits = pathlib.PurePath(picture.name).stem.rsplit("_", 1)[-1]
-            image_id = int(digits) if digits.isdecimal() else None
-        found = by_key.get(picture.name) or by_key.get(image_id) or []
+        this_id = picture.number if picture.number is not None else image_id(picture.name)
+        found = by_name.get(picture.name) or (by_id.get(this_id) if this_id is not None else None)
         if not found:
-            return make_boxes([], image_id=image_id)
+            return make_boxes([], image_id=this_id)
         bboxes, scores, categories = zip(*found, strict=True)
-        return make_boxes(bboxes, scores, categories, image_id)
+        return make_boxes(bboxes, scores, categories, this_id)
 
     return find
 
 
-def _annotations(path: str, content: Any, category_ids: Collection[int] | None) -> BoxSource:
+def _annotations(path: str, content: Any, names: Sequence[str], category_ids: Collection[int] | None) -> BoxSource:
     """The boxes of a COCO annotation file, cleaned as for evaluation; groups (iscrowd) are left out."""
     by_image: dict[int, list[tuple]] = defaultdict(list)
     try:
@@ -171,19 +197,25 @@ def _annotations(path: str, content: Any, category_ids: Collection[int] | None) 
         raise ValueError(f"{path} has no boxes" + (f" in categories {sorted(category_ids)}" if category_ids else ""))
     by_base = _unique_by_base_name(image_ids)
 
+    def image_id(name: str) -> int | None:
+        return image_ids.get(name, by_base.get(pathlib.PurePath(name).name))
+
+    if names and all(image_id(name) is None for name in names):
+        raise ValueError(
+            f"none of the {len(names)} images is in {path}, which has {sorted(image_ids)[:3]} … as file_name"
+        )
+    _refuse_shared_ids(path, names, image_id)
+
     def find(picture: Picture) -> Boxes:
-        name = picture.name
-        image_id = picture.number
-        if image_id is None:
-            image_id = image_ids.get(name, by_base.get(pathlib.PurePath(name).name))
-        if image_id is None:
-            raise ValueError(f"{name} is not among the images of {path}")
+        this_id = picture.number if picture.number is not None else image_id(picture.name)
+        if this_id is None:
+            raise ValueError(f"{picture.name} is not among the images of {path}")
         kept = [
             (clean, category)
-            for box, category in by_image.get(image_id, [])
+            for box, category in by_image.get(this_id, [])
             if (clean := clean_box(box, picture.pixels.shape[:2])) is not None
         ]
-        return make_boxes([box for box, _ in kept], None, [category for _, category in kept], image_id)
+        return make_boxes([box for box, _ in kept], None, [category for _, category in kept], this_id)
 
     return find
 
@@ -194,6 +226,18 @@ def _unique_by_base_name(image_ids: Mapping[str, int]) -> dict[str, int]:
     for name, image_id in image_ids.items():
         found[pathlib.PurePath(name).name].append(image_id)
     return {name: ids[0] for name, ids in found.items() if len(ids) == 1}
+
+
+def _refuse_shared_ids(path: str, names: Sequence[str], image_id: Callable[[str], int | None]) -> None:
+    """Raises ValueError if two images have one id: nobody could tell their poses apart."""
+    first: dict[int, str] = {}
+    for name in names:
+        this_id = image_id(name)
+        if this_id is not None and first.setdefault(this_id, name) != name:
+            raise ValueError(
+                f"{first[this_id]} and {name} are both image {this_id} of {path}; give one folder at a time, or boxes "
+                "with the file_name of each image"
+            )
 
 
 def _function(source: str, threshold: float) -> BoxSource:
@@ -209,8 +253,13 @@ def _function(source: str, threshold: float) -> BoxSource:
 
     def find(picture: Picture) -> Boxes:
         found = function(picture.pixels)
-        boxes = make_boxes(*found) if isinstance(found, tuple) else make_boxes(found)
-        sure = boxes.scores >= threshold
+        try:
+            boxes = make_boxes(*found) if isinstance(found, tuple) else make_boxes(found)
+            sure = boxes.scores.reshape(len(boxes.bboxes_xywh)) >= threshold
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{source} returned {found!r:.200}; expected boxes [P, 4], or (boxes, scores [P])"
+            ) from error
         return make_boxes(boxes.bboxes_xywh[sure], boxes.scores[sure])
 
     return find

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from vitpose_jax import geometry
 from vitpose_jax.data.catalog import DATASETS, Dataset
 from vitpose_jax.data.custom import custom_dataset
-from vitpose_jax.evaluation.predict import make_predict
+from vitpose_jax.evaluation.predict import make_heatmaps, make_predict
 from vitpose_jax.evaluation.results import rescore
 from vitpose_jax.inference import device_crops
 from vitpose_jax.keypoints import KeypointSet
@@ -51,6 +51,9 @@ class PoseEstimator:
         variables: {"params", "batch_stats"}, on the devices.
         dataset: name of the decoder in use.
         keypoint_set: what it predicts.
+        udp: convention of its crops, see `geometry`.
+        flip_test: as given.
+        heatmaps: from (variables, uint8 crops [B, H, W, 3]) to float32 [B, h, w, K]; a function for `jax.jit`.
         predict: from (variables, uint8 crops [B, H, W, 3], crop_to_image [B, 2, 3]) to keypoints in image pixels
             [B, K, 2] and scores [B, K]; a function for `jax.jit`.
         batch_sizes: the sizes of batches that the devices see.
@@ -79,17 +82,20 @@ class PoseEstimator:
         self.keypoint_set = loaded.file.keypoint_set(self.dataset)
         self.model = vitpose(**{**loaded.file.settings, **({"dtype": dtype} if dtype else {})})
         self.path = loaded.path
-        self._udp = bool(loaded.file.datasets[self.dataset]["udp"])
+        self.udp = bool(loaded.file.datasets[self.dataset]["udp"])
         self._row = dataset_row(self.dataset, self.keypoint_set)
         self._cropping = cropping
         self._mesh = sharding.make_mesh()
         self._threads = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
         self.variables = {part: sharding.place(tree, self._mesh) for part, tree in loaded.variables.items()}
         self.batch_sizes = _batch_sizes(batch_size, jax.device_count())
-        self.predict = make_predict(
-            self.model, dataset=self.dataset, flip_index=self.keypoint_set.flip_index, udp=self._udp,
-            flip_test=flip_test, blur_kernel=loaded.file.codec["blur_kernel"],
-        )  # fmt: skip
+        self.flip_test = flip_test
+        of_this: dict[str, Any] = {
+            "dataset": self.dataset, "flip_index": self.keypoint_set.flip_index, "udp": self.udp,
+            "flip_test": flip_test,
+        }  # fmt: skip
+        self.heatmaps = make_heatmaps(self.model, **of_this)
+        self.predict = make_predict(self.model, **of_this, blur_kernel=loaded.file.codec["blur_kernel"])
         self._compiled = jax.jit(self.predict)
         self._compiled_with_cutting = jax.jit(functools.partial(device_crops.predict_regions, self.predict))
 
@@ -134,7 +140,7 @@ class PoseEstimator:
         Raises:
             ValueError: for an image that is not RGB bytes, or boxes that are no boxes on it.
         """
-        single = isinstance(images, np.ndarray) and images.ndim < 4
+        single = not isinstance(images, list | tuple) and np.ndim(images) != 4
         if single:
             images, bboxes_xywh, bbox_scores = [images], [bboxes_xywh], [bbox_scores]
         if bbox_scores is None:
@@ -184,7 +190,7 @@ class PoseEstimator:
 
         def cut(job: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
             image, box = job
-            return geometry.cut_region(image, box, self.model.image_size, udp=self._udp)
+            return geometry.cut_region(image, box, self.model.image_size, udp=self.udp)
 
         jobs = [(image, box) for image, boxes in zip(images, regions, strict=True) for box in boxes]
         for start, count, rows in _batches(len(jobs), self.batch_sizes):
@@ -201,7 +207,7 @@ class PoseEstimator:
                 continue
             image_size = np.array(image.shape[:2], np.int32)
             pixels, image_size = jax.device_put((device_crops.flat_pixels(image), image_size), everywhere)
-            wanted = device_crops.region_batch(boxes, self.model.image_size, udp=self._udp)
+            wanted = device_crops.region_batch(boxes, self.model.image_size, udp=self.udp)
             for start, count, rows in _batches(len(boxes), self.batch_sizes):
                 some = {name: array[start : start + count] for name, array in wanted.items()}
                 batch = sharding.global_batch(_padded(some, rows), self._mesh)

@@ -57,7 +57,7 @@ def find_input(given: str, *, out: pathlib.Path) -> Input:
         out: folder to write to; what is inside is not read.
 
     Raises:
-        ValueError: nothing is there, or it is neither image nor video.
+        ValueError: nothing is there, it is neither image nor video, or `out` is the folder of the images itself.
     """
     path = pathlib.Path(given)
     root, found = path.parent, [path]
@@ -69,12 +69,12 @@ def find_input(given: str, *, out: pathlib.Path) -> Input:
         root, found = _fixed_part(path), [pathlib.Path(each) for each in glob.iglob(given, recursive=True)]
     elif not path.is_file():
         raise ValueError(f"there is no image, folder or video {given}")
-    out = out.resolve()
-    names = sorted(
-        each.relative_to(root).as_posix()
-        for each in found
-        if each.suffix.lower() in IMAGE_ENDINGS and out not in each.resolve().parents
-    )
+    written, here = out.resolve(), root.resolve()
+    if written == here:
+        raise ValueError(f"{out} is the folder of the images; give another --out, such as {out / 'poses'}")
+    left_out = f"{written.relative_to(here).as_posix()}/" if written.is_relative_to(here) else None
+    names = sorted(each.relative_to(root).as_posix() for each in found if each.suffix.lower() in IMAGE_ENDINGS)
+    names = [name for name in names if left_out is None or not name.startswith(left_out)]
     if not names:
         raise ValueError(
             f"{given}: no image there; images end in {' '.join(IMAGE_ENDINGS)}, videos in {' '.join(VIDEO_ENDINGS)}"

@@ -24,7 +24,7 @@ class Journal:
     Args:
         path: the file.
         settings: whatever the poses depend on; an existing journal must have been made with equal ones.
-        anew: begin again, in place of the journal that is there.
+        anew: begin again, in place of the journal that is there, if that has the same "input".
 
     Attributes:
         done: names of the files that have a line.
@@ -41,26 +41,25 @@ class Journal:
         self.poses = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            self._take_up(settings)
-        if anew:
-            self.done, self.skipped, self.poses = set(), 0, 0
+            self._take_up(settings, anew)
         self._stream = open(path, "w" if anew else "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
         if self._stream.tell() == 0:
             self._append({"settings": dict(settings)})
 
-    def _take_up(self, settings: Mapping[str, Any]) -> None:
+    def _take_up(self, settings: Mapping[str, Any], anew: bool) -> None:
         _cut_off_broken_end(self.path)
         if not self.path.stat().st_size:
             return
         found = read_settings(self.path)
-        differing = [key for key in {**found, **settings} if found.get(key) != settings.get(key)]
+        compared = ["input"] if anew else {**found, **settings}
+        differing = [key for key in compared if found.get(key) != settings.get(key)]
         if differing:
             raise ValueError(
                 f"{self.path} was made with "
                 + ", ".join(f"{key} {found.get(key)!r} (now {settings.get(key)!r})" for key in sorted(differing))
                 + "; give the same settings to go on, or another --out"
             )
-        for line in read(self.path):
+        for line in () if anew else read(self.path):
             self._count(line)
 
     def add(
@@ -79,11 +78,11 @@ class Journal:
             file: its name.
             poses: what was found on it.
             size: (height, width) of the image, pixels.
-            image_id: as the source of the boxes numbers it; None for the number of the line.
+            image_id: as the source of the boxes numbers it; None where it does not.
             error: why there are no poses.
             **more: further fields.
         """
-        line: dict[str, Any] = {"file": file, "image_id": len(self.done) + 1 if image_id is None else image_id}
+        line: dict[str, Any] = {"file": file} | ({} if image_id is None else {"image_id": image_id})
         if error is not None:
             line["error"] = error
         else:

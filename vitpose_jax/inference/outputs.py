@@ -16,16 +16,30 @@ import numpy as np
 from vitpose_jax.data.files import written_beside
 from vitpose_jax.evaluation.coco_variants import WHOLEBODY_FIELDS
 from vitpose_jax.inference import journal
-from vitpose_jax.keypoints import KeypointSet
+from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet
 
-_CATEGORIES = {"ap10k": "animal", "interhand": "hand"}  # what an instance of a keypoint set is; else a person
+_CATEGORIES = dict.fromkeys(KEYPOINT_SETS, "person") | {"ap10k": "animal", "interhand": "hand"}  # what instances are
 _FRAME_FIELDS = ("frame", "time_s")  # of the journal's lines of a video
+
+
+def image_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The lines of a journal's images, in order, without the skipped ones. Images without an id get those that follow.
+
+    `image_id` is then there in each, and no two share one.
+    """
+    largest = max((line["image_id"] for line in journal.read(path) if "image_id" in line), default=0)
+    for line in journal.read(path):
+        if "error" not in line:
+            if "image_id" not in line:
+                largest += 1
+                line["image_id"] = largest
+            yield line
 
 
 def instances(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """All poses of a journal as (line of the image, pose), in order."""
-    for line in journal.read(path):
-        for pose in line.get("poses", ()):
+    for line in image_lines(path):
+        for pose in line["poses"]:
             yield line, pose
 
 
@@ -140,10 +154,9 @@ def write_annotations(
 
 
 def _images(source: pathlib.Path) -> Iterator[dict[str, Any]]:
-    for line in journal.read(source):
-        if "error" not in line:
-            height, width = line["size"]
-            yield {"id": line["image_id"], "file_name": line["file"], "width": width, "height": height}
+    for line in image_lines(source):
+        height, width = line["size"]
+        yield {"id": line["image_id"], "file_name": line["file"], "width": width, "height": height}
 
 
 def _annotations(
@@ -198,7 +211,7 @@ def _write_review(
 
 
 def _category(number: int, keypoint_set: KeypointSet) -> dict[str, Any]:
-    name = _CATEGORIES.get(keypoint_set.name, "person")
+    name = _CATEGORIES.get(keypoint_set.name, keypoint_set.name)
     return {
         "id": number,
         "name": name if number == 1 else f"{name} {number}",

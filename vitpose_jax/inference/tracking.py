@@ -12,7 +12,7 @@ import numpy as np
 
 from vitpose_jax.types import Pose
 
-INSTALL = "pip install 'supervision>=0.31,<0.32' && pip install --no-deps 'trackers>=2.6,<3'"
+INSTALL = "pip install --no-deps -r requirements-tracking.txt"
 _LOST_SECONDS = 1.0  # for so long an individual may be out of sight
 
 
@@ -33,8 +33,7 @@ class Tracker:
             import trackers
         except ImportError as error:
             raise ImportError(
-                f"identities over frames need a tracker, and {error.name} is missing: {INSTALL} (without --no-deps, "
-                "pip would replace OpenCV by a version that samples differently); or give --no-track"
+                f"identities over frames need a tracker, and {error.name} is missing: {INSTALL}; or give --no-track"
             ) from error
         self._detections = supervision.Detections
         self._tracker = trackers.ByteTrackTracker(

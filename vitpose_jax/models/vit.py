@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitpose_jax.models.knowledge import KnowledgeToken
 from vitpose_jax.models.own import own_product, own_vector
 from vitpose_jax.models.periods import scan_periods
 from vitpose_jax.models.placement import CROPS, placed
@@ -266,6 +267,8 @@ class ViT(nn.Module):
         window_size: (rows, cols) of a window in tokens.
         full_every: n: of every n blocks the last attends to all tokens.
         relative_positions: of attention, see `windows.RelativePositions`.
+        token_dim: width of the knowledge token, which goes through the blocks beside the patches; 0: there is none.
+        token_position: the token gets the position embedding's first row, which MAE has for a class token.
         layer_norm_eps: added to the variance; the original's value unless another implementation's weights want theirs.
         drop_path: stochastic-depth rate of the last block; the first has 0, between them it grows linearly.
         remat: a key of `REMAT_POLICIES`.
@@ -287,6 +290,8 @@ class ViT(nn.Module):
     window_size: Size | None = None
     full_every: int = 0
     relative_positions: str | None = None
+    token_dim: int = 0
+    token_position: bool = False
     layer_norm_eps: float = LAYER_NORM_EPS
     drop_path: float = 0.0
     remat: str = "none"
@@ -319,6 +324,10 @@ class ViT(nn.Module):
         x = x.reshape(batch, rows * cols, self.embed_dim)  # [B, L, D]
         pos_embed = self.param("pos_embed", _weight_init, (1, 1 + rows * cols, self.embed_dim), jnp.float32)
         x = x + (pos_embed[:, 1:] + pos_embed[:, :1]).astype(self.dtype)
+        if self.token_dim:
+            token = KnowledgeToken(self.embed_dim, self.token_dim, self.dtype, name="knowledge")()
+            token = (token + pos_embed[:, :1] if self.token_position else token).astype(self.dtype)
+            x = jnp.concatenate([x, jnp.broadcast_to(token, (batch, 1, self.embed_dim))], axis=1)
 
         period = pattern(
             (rows, cols), attention=self.attention, window_size=self.window_size, full_every=self.full_every,
@@ -340,7 +349,7 @@ class ViT(nn.Module):
                 self.make_rng("drop_path") if train and self.drop_path > 0 else None,
                 remat=REMAT_POLICIES[self.remat], unroll=max(1, self.scan_unroll // len(period)),
             )  # fmt: skip
-        x = norm("last_norm", self.layer_norm_eps)(x).astype(self.dtype)
+        x = norm("last_norm", self.layer_norm_eps)(x[:, : rows * cols]).astype(self.dtype)
         return x.reshape(batch, rows, cols, self.embed_dim)
 
 

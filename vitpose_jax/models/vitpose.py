@@ -215,6 +215,8 @@ def vitpose(
     window_size: Sequence[int] | None = None,
     full_every: int = 0,
     relative_positions: str | None = None,
+    token_dim: int | None = None,
+    token_position: bool = False,
     layer_norm_eps: float = vit.LAYER_NORM_EPS,
     drop_path: float = 0.0,
     remat: str = "none",
@@ -242,6 +244,8 @@ def vitpose(
         window_size: (rows, cols) of a window in tokens; None with full attention.
         full_every: with windows, n: the last of every n blocks attends to all tokens; 0: none does.
         relative_positions: "full", "decomposed", or None.
+        token_dim: width of the knowledge token, that of the encoder it was learned with; None: there is none.
+        token_position: whether the token gets the position embedding's first row.
         layer_norm_eps: of the encoder's norms; other than the default for weights of implementations that differ.
         drop_path: stochastic-depth rate of the last block.
         remat: what the backward pass keeps of a block: "none" (all), "dots", "full" (its input only).
@@ -267,6 +271,7 @@ def vitpose(
         vit.patch_grid((height, width), ratio), attention=attention, window_size=window_size, full_every=full_every,
         relative_positions=relative_positions,
     )  # fmt: skip
+    _check_token(token_dim, token_position, windowed=attention != "full" or relative_positions is not None)
     if fields["depth"] % len(period):
         raise ValueError(
             f"blocks with model attention {attention!r} and full_every {full_every} repeat after {len(period)}, which "
@@ -276,8 +281,9 @@ def vitpose(
         backbone={
             **fields, "num_experts": len(experts), "part_features": part_features or 0, "image_size": (height, width),
             "ratio": ratio, "attention": attention, "window_size": tuple(window_size) if window_size else None,
-            "full_every": full_every, "relative_positions": relative_positions, "layer_norm_eps": layer_norm_eps,
-            "drop_path": drop_path, "remat": remat, "scan_unroll": scan_unroll,
+            "full_every": full_every, "relative_positions": relative_positions, "token_dim": token_dim or 0,
+            "token_position": token_position, "layer_norm_eps": layer_norm_eps, "drop_path": drop_path, "remat": remat,
+            "scan_unroll": scan_unroll,
         },
         decoder=decoder,
         num_keypoints=dict(num_keypoints),
@@ -322,6 +328,18 @@ def check_choices(**settings: str) -> None:
     for name, value in settings.items():
         if value not in known[name]:
             raise ValueError(f"model {name} must be one of {sorted(known[name])}, not {value!r}")
+
+
+def _check_token(token_dim: int | None, token_position: bool, *, windowed: bool) -> None:
+    if token_dim is None and token_position:
+        raise ValueError("model token_position is about a knowledge token, and token_dim says that there is none")
+    if token_dim is not None and token_dim < 1:
+        raise ValueError(f"model token_dim must be positive, or None without a knowledge token, not {token_dim}")
+    if token_dim and windowed:
+        raise ValueError(
+            "a knowledge token has no place on the grid of patches: with model token_dim, attention must be 'full' and "
+            "relative_positions None"
+        )
 
 
 def _check_experts(

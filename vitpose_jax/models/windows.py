@@ -209,8 +209,9 @@ def _checked_size(window_size: Sequence[int] | None, grid: Size) -> Size:
     size = window_size[0], window_size[1]
     if any(side < 1 or whole % side for side, whole in zip(size, grid, strict=True)):
         rows, cols = ([side for side in range(1, whole + 1) if whole % side == 0] for whole in grid)
+        nearest = tuple(min(sides, key=lambda a: abs(a - b)) for sides, b in zip((rows, cols), size, strict=True))
         raise ValueError(
-            f"windows of {size} (rows, cols) do not divide the grid of {grid} tokens; rows that do are {rows}, "
-            f"columns {cols}"
+            f"windows of {size} (rows, cols) do not divide the grid of {grid} tokens; the nearest that do are "
+            f"{nearest}; of all, rows are {rows}, columns {cols}"
         )
     return size

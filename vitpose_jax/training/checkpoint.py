@@ -120,8 +120,9 @@ class Checkpoints:
         faults += [f"  {path}: in the checkpoint only" for path in saved if path not in wanted]
         if faults:
             raise ValueError(
-                f"checkpoint {self.folder / str(step)} is of another model or optimizer; use another --workdir, or "
-                "init_from to start a new run from its weights:\n" + "\n".join(faults)
+                f"checkpoint {self.folder / str(step)} is of another model or optimizer (config.model, or "
+                "config.optimizer.freeze); use another --workdir, or init_from to start a new run from its weights:\n"
+                + "\n".join(faults)
             )
         model = self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.JsonRestore()))["model"]
         differences = self._model_file.differences(ModelFile.from_json(model, self.folder / str(step)))

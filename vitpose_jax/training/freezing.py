@@ -17,6 +17,7 @@ FREEZE_TABLE: tuple[tuple[str, frozenset[str]], ...] = (
     ("backbone/blocks/attn/.+", frozenset({"mhsa", "encoder"})),
     ("backbone/blocks/norm2/(scale|bias)", frozenset({"ffn", "encoder"})),
     ("backbone/blocks/mlp/.+", frozenset({"ffn", "encoder"})),
+    ("backbone/knowledge/.+", frozenset({"ffn", "encoder"})),
     ("backbone/last_norm/(scale|bias)", frozenset()),
     ("(decoders|mae_decoder)/.+", frozenset()),
 )

@@ -20,21 +20,24 @@ from vitpose_jax.training import freezing
 
 Schedule = Callable[[Any], Any]
 
-# Embeddings are layer 0, block i is layer i + 1, everything behind the blocks has the full learning rate.
+# Embeddings are layer 0, block i is layer i + 1, everything behind the blocks has the full learning rate, and so has
+# what no pre-training has seen: a knowledge token and its projection.
 LAYER_TABLE: tuple[tuple[str, Literal["embeddings", "blocks", "top"]], ...] = (
     ("backbone/(pos_embed|cls_token)", "embeddings"),
     ("backbone/patch_embed/(kernel|bias)", "embeddings"),
     ("backbone/blocks/.+", "blocks"),
     ("backbone/last_norm/(scale|bias)", "top"),
+    ("backbone/knowledge/.+", "top"),
     ("decoders/.+", "top"),
     ("mae_decoder/.+", "top"),
 )
 
-# No decay for vectors (biases, scales of norms) and positions, embedded or relative; MAE's tokens decay, as in the
-# original.
+# No decay for vectors (biases, scales of norms, a knowledge token) and positions, embedded or relative; MAE's tokens
+# decay, as in the original.
 WEIGHT_DECAY_TABLE: tuple[tuple[str, bool], ...] = (
     ("(backbone|mae_decoder)/pos_embed", False),
     ("backbone/blocks/attn/rel_pos/(table|rows|cols)", False),
+    ("backbone/knowledge/token", False),
     ("backbone/cls_token", True),
     ("mae_decoder/mask_token", True),
     ("(backbone|decoders|mae_decoder)/.+/(bias|scale)", False),

@@ -27,7 +27,9 @@ BATCH_SPEC = PartitionSpec(CROPS)
 # Path to logical axes, one name or None per dimension.
 LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("(backbone|mae_decoder)/pos_embed", (None, None, "embed")),
-    ("backbone/cls_token", (None, None, "embed")),
+    ("backbone/(cls_token|knowledge/token)", (None, None, "embed")),
+    ("backbone/knowledge/proj/kernel", (None, "embed")),
+    ("backbone/knowledge/proj/bias", (None,)),
     ("mae_decoder/mask_token", (None, None, "embed")),
     ("backbone/patch_embed/kernel", (None, None, None, "embed")),
     ("backbone/patch_embed/bias", (None,)),
@@ -80,21 +82,27 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequen
         ValueError: if the product is not the number of devices, or data cannot be split over the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
+    per_host = sum(_host(device) == _host(devices[0]) for device in devices)
+    sizes = mesh_sizes(data=data, fsdp=fsdp, tensor=tensor, devices=len(devices), per_host=per_host)
+    return Mesh(arrange(sizes, devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def mesh_sizes(*, data: int, fsdp: int, tensor: int, devices: int, per_host: int) -> tuple[int, int, int]:
+    """The three numbers with each -1 replaced, see `make_mesh`, for so many devices, so many of them on a host."""
     shape = {"data": data, "fsdp": fsdp, "tensor": tensor}
     if data == fsdp == -1 and tensor > 0:
-        shape["fsdp"] = max(1, sum(_host(device) == _host(devices[0]) for device in devices) // tensor)
+        shape["fsdp"] = max(1, per_host // tensor)
     free = [axis for axis, size in shape.items() if size == -1]
     wrong = {axis: size for axis, size in shape.items() if size < 1 and size != -1}
     known = math.prod(size for size in shape.values() if size != -1)
-    if len(free) > 1 or wrong or (len(devices) % known if free else len(devices) != known):
+    if len(free) > 1 or wrong or (devices % known if free else devices != known):
         raise ValueError(
-            f"mesh {shape} does not fit {len(devices)} device(s): the product of its axes must be {len(devices)}; one "
+            f"mesh {shape} does not fit {devices} device(s): the product of its axes must be {devices}; one "
             "of them may be -1 and takes what the others leave"
         )
     if free:
-        shape[free[0]] = len(devices) // known
-    sizes = (shape["data"], shape["fsdp"], shape["tensor"])
-    return Mesh(arrange(sizes, devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+        shape[free[0]] = devices // known
+    return shape["data"], shape["fsdp"], shape["tensor"]
 
 
 def arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
@@ -112,13 +120,19 @@ def arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.nd
     slices: dict[int, list[jax.Device]] = {}
     for device in devices:  # one slice may not be numbered
         slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    check_slices(shape, len(slices))
     data, *within = shape
-    if data % len(slices):
-        raise ValueError(
-            f"mesh data = {data} cannot be split over {len(slices)} slices: only data goes across slices, make it a "
-            f"multiple of {len(slices)}, fsdp x tensor a divisor of the {len(devices) // len(slices)} devices of one"
-        )
     return np.concatenate([_on_torus((data // len(slices), *within), members) for _, members in sorted(slices.items())])
+
+
+def check_slices(shape: tuple[int, int, int], slices: int) -> None:
+    """Raises ValueError unless each of so many TPU slices holds whole rows of `data`."""
+    data = shape[0]
+    if data % slices:
+        raise ValueError(
+            f"mesh data = {data} cannot be split over {slices} slices: only data goes across slices, make it a "
+            f"multiple of {slices}, fsdp x tensor a divisor of the {math.prod(shape) // slices} devices of one"
+        )
 
 
 def _on_torus(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:

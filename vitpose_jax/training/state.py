@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
 def init_variables(model: ViTPose | MAE, key: jax.Array) -> dict:
     """Fresh {"params", "batch_stats"} of a model (the second empty where there is no batch norm)."""
     images = jnp.zeros((1, *model.image_size, 3), jnp.float32)
-    variables = model.init(key, images, train=False)
+    variables = jax.jit(lambda key: model.init(key, images, train=False))(key)  # computes no more than the leaves
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 

@@ -1,6 +1,6 @@
 """What is learned: a task is a loss. The loop, the optimizer, the sharding and the checkpoints are the same for all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,13 +54,10 @@ def pose_loss(model: ViTPose, *, udp: Mapping[str, bool], sigma: float) -> Loss:
     num_keypoints = {name: model.num_keypoints[name] for name in names}
 
     def loss(params, batch_stats, batch, key):
-        heatmaps, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats}, batch["image"], datasets=names, dataset=batch["dataset"],
-            rngs={"drop_path": key}, mutable=["batch_stats"], method="own_heatmaps",
-        )  # fmt: skip
+        heatmaps, batch_stats = _training_heatmaps(model, names, params, batch_stats, batch, key)
         target, weights = _targets(model, udp, sigma, batch)
         losses, accuracies = own_losses(heatmaps, target, weights, batch["dataset"], num_keypoints)
-        return _sum(losses), (updates.get("batch_stats", {}), _metrics(losses, accuracies))
+        return _sum(losses), (batch_stats, _metrics(losses, accuracies))
 
     return loss
 
@@ -94,6 +91,105 @@ def dense_pose_loss(model: ViTPose, *, udp: Mapping[str, bool], sigma: float, ow
         return _sum(losses), (updates.get("batch_stats", {}), _metrics(losses, accuracies))
 
     return loss
+
+
+def distillation_loss(
+    model: ViTPose,
+    *,
+    udp: Mapping[str, bool],
+    sigma: float,
+    truth_weight: float = 1.0,
+    teacher_weight: float = 1.0,
+    unlabelled: bool = True,
+) -> Loss:
+    """Pose estimation that also learns from a teacher's heatmaps; each crop through its own decoder, as in `pose_loss`.
+
+    Args:
+        model: the student.
+        udp: see `pose_loss`.
+        sigma: see `pose_loss`.
+        truth_weight: of the loss towards the annotations, which is that of `pose_loss`.
+        teacher_weight: of the loss towards the teacher's heatmaps.
+        unlabelled: the teacher's heatmaps of keypoints that nobody labelled count, too.
+
+    Returns:
+        A `Loss` on `TrainBatch`es with "teacher_heatmaps", float32 or float16 [B, h, w, largest K], see
+        `teacher.Teacher`. Metrics are those of `pose_loss`, `loss` the weighted sum, and both losses without weights:
+        `truth_loss`, `teacher_loss`.
+
+    Raises:
+        ValueError: for a negative weight, or none above 0.
+
+    Source: ViTPose §3.5; both losses are mean squared errors, and weigh the same.
+    """
+    if min(truth_weight, teacher_weight) < 0 or truth_weight + teacher_weight == 0:
+        raise ValueError(
+            f"distill truth_weight and teacher_weight must be 0 or more, and one above 0, not {truth_weight} and "
+            f"{teacher_weight}"
+        )
+    names = tuple(udp)
+    num_keypoints = {name: model.num_keypoints[name] for name in names}
+
+    def loss(params, batch_stats, batch, key):
+        heatmaps, batch_stats = _training_heatmaps(model, names, params, batch_stats, batch, key)
+        target, weights = _targets(model, udp, sigma, batch)
+        teacher = batch["teacher_heatmaps"].astype(jnp.float32)
+        seen = jnp.ones_like(weights) if unlabelled else weights
+        losses, accuracies = own_losses(heatmaps, target, weights, batch["dataset"], num_keypoints)
+        towards_teacher, _ = own_losses(heatmaps, teacher, seen, batch["dataset"], num_keypoints)
+        truth_loss, teacher_loss = _sum(losses), _sum(towards_teacher)
+        total = truth_weight * truth_loss + teacher_weight * teacher_loss
+        metrics = _metrics(losses, accuracies)
+        metrics |= {"loss": total, "truth_loss": truth_loss, "teacher_loss": teacher_loss}
+        return total, (batch_stats, metrics)
+
+    return loss
+
+
+def token_loss(model: ViTPose, *, udp: Mapping[str, bool], sigma: float) -> Loss:
+    """The pose loss of a trained model that stays as it is while its knowledge token learns.
+
+    The model runs as in inference: batch norm by its running statistics, no stochastic depth. Arguments and metrics are
+    those of `pose_loss`.
+
+    Source: ViTPose §3.5, the first stage of distilling by a token.
+    """
+    names = tuple(udp)
+    num_keypoints = {name: model.num_keypoints[name] for name in names}
+
+    def loss(params, batch_stats, batch, key):
+        del key
+        heatmaps = inference_heatmaps(model, names, params, batch_stats, batch)
+        target, weights = _targets(model, udp, sigma, batch)
+        losses, accuracies = own_losses(heatmaps, target, weights, batch["dataset"], num_keypoints)
+        return _sum(losses), (batch_stats, _metrics(losses, accuracies))
+
+    return loss
+
+
+def inference_heatmaps(
+    model: ViTPose, names: Sequence[str], params: Any, batch_stats: Any, batch: Mapping[str, jax.Array]
+) -> jax.Array:
+    """A trained model's heatmaps of a training batch, those of each crop's own data set.
+
+    Args:
+        model: has a decoder for each data set.
+        names: data sets, in the order of `TrainBatch.dataset`.
+        params: the model's.
+        batch_stats: the model's.
+        batch: `image` and `dataset`.
+
+    Returns:
+        float32 [B, h, w, largest K of `names`]; 0 in the channels beyond a data set's own K.
+    """
+    dataset = batch["dataset"]
+    outputs: Any = model.apply(
+        {"params": params, "batch_stats": batch_stats}, batch["image"], train=False, datasets=names,
+        expert=model.expert_of(names, dataset),
+    )  # fmt: skip
+    widest = max(heatmaps.shape[-1] for heatmaps in outputs.values())
+    padded = [jnp.pad(outputs[name], [(0, 0)] * 3 + [(0, widest - outputs[name].shape[-1])]) for name in names]
+    return jnp.select([(dataset == i)[:, None, None, None] for i in range(len(names))], padded)
 
 
 def mae_loss(model: MAE) -> Loss:
@@ -176,6 +272,23 @@ def own_losses(
     accuracies = jax.vmap(_accuracy, in_axes=(None, None, 0))(heatmaps, target, members[..., None] * weights)
     by_name = [dict(zip(num_keypoints, values, strict=True)) for values in (losses, accuracies)]
     return by_name[0], by_name[1]
+
+
+def _training_heatmaps(
+    model: ViTPose,
+    names: tuple[str, ...],
+    params: Any,
+    batch_stats: Any,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+) -> tuple[jax.Array, Any]:
+    """(heatmaps float32 [B, h, w, largest K] of each crop by its own decoder, new batch statistics), in training."""
+    several = {"dataset": batch["dataset"], "method": "own_heatmaps"} if len(names) > 1 else {"train": True}
+    outputs, updates = model.apply(
+        {"params": params, "batch_stats": batch_stats}, batch["image"], datasets=names, rngs={"drop_path": key},
+        mutable=["batch_stats"], **several,
+    )  # fmt: skip
+    return outputs if len(names) > 1 else outputs[names[0]], updates.get("batch_stats", {})
 
 
 def _targets(

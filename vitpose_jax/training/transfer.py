@@ -14,16 +14,17 @@ from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.training import checkpoint
 from vitpose_jax.training import state as train_state
 
-_POS_EMBED = "backbone/pos_embed"
+_POS_EMBEDS = ("backbone/pos_embed", "mae_decoder/pos_embed")
 _RELATIVE = "backbone/blocks/attn/rel_pos/"
+_TOKEN, _PROJECTION = "params/backbone/knowledge/token", "backbone/knowledge/proj/"
 _EXPERTS = "backbone/blocks/mlp/experts"
 _MLP = "params/backbone/blocks/mlp"
 
 
 def init_from(
-    path: str, model: ViTPose | MAE, *, key: jax.Array, fresh: Sequence[str] = ()
+    path: str, model: ViTPose | MAE, *, key: jax.Array, fresh: Sequence[str] = (), token: str = ""
 ) -> tuple[dict, dict[str, list[str]]]:
-    """Variables of a new run from the weights of another model.
+    """Variables of a new run from the weights of other models.
 
     Leaves of equal path and shape are restored; the MLPs of a plain encoder are expanded into experts where this model
     has them; the position embedding is resized to this model's patch grid, relative positions to its windows; relative
@@ -31,10 +32,12 @@ def init_from(
     matches are initialised as usual, whatever the checkpoint holds.
 
     Args:
-        path: as for `load_model`.
+        path: as for `load_model`; "" for fresh values, all but the token.
         model: the new run's model.
         key: for the fresh leaves.
         fresh: regular expressions over whole paths, such as "decoders/.*".
+        token: the same as `path`, of a model whose knowledge token is taken; its projection starts fresh if `path` has
+            none. "" for none.
 
     Returns:
         ({"params", "batch_stats"}, {"restored" | "expanded" | "resized" | "fresh" | "unused": paths}).
@@ -42,13 +45,16 @@ def init_from(
     Raises:
         ValueError: if nothing matched, a pattern matches no leaf, or a leaf is neither found nor declared fresh.
     """
+    own_token = {_TOKEN: knowledge_token(token, model)} if token else {}
+    initial = train_state.init_variables(model, key)
+    if not path:
+        return {"batch_stats": {}} | trees.unflatten(trees.flatten(initial) | own_token), {"restored": list(own_token)}
     source = checkpoint.load_model(path)
     if source.model.experts and not model.experts:
         raise ValueError(
             f"init_from {source.path} has experts, this run's model has none: split it first (convert_torch_weights.py "
             "--input CHECKPOINT --split DIR) and start from the part of one data set"
         )
-    initial = jax.jit(lambda key: train_state.init_variables(model, key))(key)
     report: dict[str, list[str]] = {"restored": [], "expanded": [], "resized": [], "fresh": [], "unused": []}
     faults = []
     try:
@@ -58,21 +64,22 @@ def init_from(
     result = {}
     theirs, expanded = expand_into_experts(trees.flatten(source.variables), model)
     _experts_by_name(theirs, source.model, model, patterns)
+    theirs |= own_token
     used_patterns = set()
     other_grid = source.model.patch_grid != model.patch_grid
     for path_, leaf in trees.flatten(initial).items():
         name = path_.split("/", 1)[1]  # patterns speak of paths without "params/" or "batch_stats/"
-        declared = [pattern for pattern in patterns if pattern.fullmatch(name)]
+        declared = [pattern for pattern in patterns if pattern.fullmatch(name) and path_ not in own_token]
         used_patterns.update(declared)
         there = theirs.get(path_)
         if declared:
             kind, result[path_] = "fresh", leaf
-        elif there is not None and there.shape == leaf.shape and not (name == _POS_EMBED and other_grid):
+        elif there is not None and there.shape == leaf.shape and not (name in _POS_EMBEDS and other_grid):
             kind, result[path_] = "expanded" if path_ in expanded else "restored", there
-        elif there is not None and name == _POS_EMBED and there.shape[-1] == leaf.shape[-1]:
+        elif there is not None and name in _POS_EMBEDS and there.shape[-1] == leaf.shape[-1]:
             kind = "resized"
             result[path_] = pos_embed.resize(there, source.model.patch_grid, model.patch_grid)
-        elif there is None and name.startswith(_RELATIVE):
+        elif there is None and name.startswith((_RELATIVE, _PROJECTION) if token else _RELATIVE):
             kind, result[path_] = "fresh", leaf
         elif there is not None and name.startswith(_RELATIVE) and _but_offsets(there) == _but_offsets(leaf):
             kind, result[path_] = "resized", pos_embed.resize_relative(there, leaf.shape)
@@ -83,7 +90,7 @@ def init_from(
         report[kind].append(path_)
     report["unused"] = [path_ for path_ in theirs if path_ not in result]
     faults += [f"  fresh pattern {p.pattern!r} matches no parameter" for p in patterns if p not in used_patterns]
-    if not report["restored"]:
+    if not set(report["restored"]) - set(own_token):
         faults.append("  nothing matched")
     if faults:
         raise ValueError(
@@ -91,6 +98,28 @@ def init_from(
             '--config.init_from.fresh=("decoders/.*",), or choose a fitting checkpoint:\n' + "\n".join(faults)
         )
     return {"batch_stats": {}} | trees.unflatten(result), report
+
+
+def knowledge_token(path: str, model: ViTPose | MAE) -> np.ndarray:
+    """The knowledge token that a model has learned, float32 [1, 1, width].
+
+    Args:
+        path: as for `load_model`.
+        model: the one that it is for.
+
+    Raises:
+        ValueError: there is none, or the model has no place for one of its width.
+    """
+    source = checkpoint.load_model(path)
+    token = trees.flatten(source.variables).get(_TOKEN)
+    if token is None:
+        raise ValueError(f"init_from.token {source.path} has no knowledge token; name a run of the token stage")
+    if token.shape[-1] != model.backbone.get("token_dim"):
+        raise ValueError(
+            f"the knowledge token of {source.path} is {token.shape[-1]} wide: this run needs "
+            f"--config.model.token_dim={token.shape[-1]}"
+        )
+    return token
 
 
 def _experts_by_name(

@@ -7,7 +7,7 @@ function of (seed, split, index).
 
 The modules in reading order: `parts` and `chance`; `body` (poses, measures, skeleton) and `look` (colours, clothes),
 which a `person` joins; `canvas`; `limbs`, `trunk` and `head`, which `painter` paints in order of depth; `surroundings`;
-`labels`; `scene`, a whole picture; `folder`, the files.
+`labels`; `scene`, a whole picture; `folder`, the files; `film`, a video.
 """
 
 from vitpose_jax.data.synthetic.folder import DETECTIONS_FILE, DRAWING_VERSION, RECIPE_FILE, write_synthetic

@@ -6,6 +6,7 @@ of both is the body height.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -98,6 +99,34 @@ _FACE_REACH = {"nose": 1.16, "left_eye": 1.0, "right_eye": 1.0, "left_ear": 1.07
 
 
 @dataclasses.dataclass(frozen=True)
+class Build:
+    """What does not change when a person moves; lengths relative to the average."""
+
+    girth: float = 1.15
+    head: float = 1.0
+    legs: float = 1.0
+    arms: float = 1.0
+    half_shoulders: float = _HALF_SHOULDERS  # body heights
+    half_hips: float = _HALF_HIPS  # body heights
+    waist: float = 0.96
+
+
+@dataclasses.dataclass(frozen=True)
+class Posture:
+    """How a person stands and is seen: angles in degrees."""
+
+    arms: tuple[Sequence[float], Sequence[float]]  # left, right; as in _ARMS
+    legs: tuple[Sequence[float], Sequence[float]]  # left, right; as in _STRAIGHT, and how far the foot points down
+    yaw: float = 0.0  # 0 faces the viewer, 90 the picture's right
+    roll: float = 0.0
+    camera_pitch: float = 6.0
+    pelvis_pitch: float = 0.0
+    spine: tuple[float, float, float] = (4.0, 0.0, 0.0)  # pitch, tilt, twist
+    head: tuple[float, float, float] = (0.0, 2.0, 0.0)  # yaw, pitch, tilt
+    seated: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Body:
     """One posed person in scene axes, the pelvis at the origin."""
 
@@ -120,7 +149,7 @@ def draw_body(rng: np.random.Generator) -> Body:
     """A person of random build, in a random pose, seen from a random side."""
     stance = _STANCES[draw_one(rng, [s.share for s in _STANCES])]
     girth = float(np.clip(rng.normal(1.15, 0.12), 0.9, 1.5))
-    head_scale, long_legs, long_arms = (1 + 0.06 * rng.standard_normal(3)).tolist()
+    head, long_legs, long_arms = (1 + 0.06 * rng.standard_normal(3)).tolist()
     half_shoulders = _HALF_SHOULDERS * (1 + 0.07 * rng.standard_normal())
     half_hips = _HALF_HIPS * (1 + 0.08 * rng.standard_normal())
 
@@ -129,12 +158,31 @@ def draw_body(rng: np.random.Generator) -> Body:
     pelvis_pitch, spine_pitch, roll = draw_angles(rng, (stance.pelvis_pitch, stance.spine_pitch, stance.roll))
     roll *= draw_sign(rng)
     camera_pitch = rng.uniform(-4, 16)
-    root = _rotation(2, roll) @ _rotation(0, camera_pitch) @ _rotation(1, yaw)
-    pelvis = root @ _rotation(0, pelvis_pitch)
     tilt, twist, head_yaw, head_pitch, head_tilt = draw_angles(rng, ((0, 8), (0, 10), (0, 20), (2, 10), (0, 8)))
+    first_arm = _draw_arm(rng)
+    second_arm = first_arm if rng.random() < _BOTH_ARMS_ALIKE else _draw_arm(rng)
+    legs = stance.legs if rng.random() < 0.5 else stance.legs[::-1]
+    (left_arm, left_leg), (right_arm, right_leg) = (
+        (draw_angles(rng, arm), [*draw_angles(rng, leg), rng.normal(6, 8)])
+        for arm, leg in zip((first_arm, second_arm), legs, strict=True)
+    )
+    build = Build(girth, max(head, 0.92), long_legs, long_arms, half_shoulders, half_hips, rng.uniform(0.85, 1.08))
+    posture = Posture(
+        (left_arm, right_arm), (left_leg, right_leg), yaw, roll, camera_pitch, pelvis_pitch,
+        (spine_pitch, tilt, twist), (head_yaw, head_pitch, head_tilt), stance.seated and abs(roll) < 15,
+    )  # fmt: skip
+    return posed_body(build, posture)
+
+
+def posed_body(build: Build, posture: Posture) -> Body:
+    """The skeleton of a person of this build in this posture."""
+    root = _rotation(2, posture.roll) @ _rotation(0, posture.camera_pitch) @ _rotation(1, posture.yaw)
+    pelvis = root @ _rotation(0, posture.pelvis_pitch)
+    spine_pitch, tilt, twist = posture.spine
     chest = pelvis @ _rotation(0, spine_pitch) @ _rotation(2, tilt) @ _rotation(1, twist)
     # People tend to look ahead: the head takes back part of the trunk's pitch.
-    look = head_pitch - 0.5 * (pelvis_pitch + spine_pitch)
+    head_yaw, head_pitch, head_tilt = posture.head
+    look = head_pitch - 0.5 * (posture.pelvis_pitch + spine_pitch)
     head = chest @ _rotation(1, head_yaw) @ _rotation(0, look) @ _rotation(2, head_tilt)
 
     points = {"pelvis": np.zeros(3)}
@@ -142,29 +190,26 @@ def draw_body(rng: np.random.Generator) -> Body:
     points["chest"] = points["waist"] + chest @ (0, 0.17, 0)
     points["neck"] = points["chest"] + chest @ (0, 0.02, 0)
     points["chin"] = points["neck"] + 0.5 * (chest + head) @ (0, 0.065, 0.008)
-    skull = _SKULL_RADII * (max(head_scale, 0.92) * 1.06)
+    skull = _SKULL_RADII * (build.head * 1.06)
     points["head"] = points["chin"] + head @ (skull * (0, 0.8, 0.12))
     for name, direction in FACE.items():
         points[name] = points["head"] + head @ (skull * direction * _FACE_REACH[name])
 
-    first_arm = _draw_arm(rng)
-    second_arm = first_arm if rng.random() < _BOTH_ARMS_ALIKE else _draw_arm(rng)
-    legs = stance.legs if rng.random() < 0.5 else stance.legs[::-1]
-    for side, sign, arm, leg in (("left", 1, first_arm, legs[0]), ("right", -1, second_arm, legs[1])):
-        shoulder = points["chest"] + chest @ (sign * half_shoulders, -0.012, 0)
-        for name, point in _arm_points(sign, shoulder, chest, draw_angles(rng, arm), long_arms).items():
+    for side, sign, arm, leg in zip(("left", "right"), (1, -1), posture.arms, posture.legs, strict=True):
+        shoulder = points["chest"] + chest @ (sign * build.half_shoulders, -0.012, 0)
+        for name, point in _arm_points(sign, shoulder, chest, arm, build.arms).items():
             points[f"{side}_{name}"] = point
-        hip = pelvis @ (sign * half_hips, -0.01, 0)
-        flexion, *others = draw_angles(rng, leg)
-        leg_angles = [flexion + pelvis_pitch, *others, rng.normal(6, 8)]
-        for name, point in _leg_points(sign, hip, pelvis, leg_angles, long_legs).items():
+        hip = pelvis @ (sign * build.half_hips, -0.01, 0)
+        flexion, *others = leg
+        leg_angles = [flexion + posture.pelvis_pitch, *others]
+        for name, point in _leg_points(sign, hip, pelvis, leg_angles, build.legs).items():
             points[f"{side}_{name}"] = point
 
     trunk = _TRUNK.copy()
-    widen = (half_hips / _HALF_HIPS, rng.uniform(0.85, 1.08), half_shoulders / _HALF_SHOULDERS)
+    widen = (build.half_hips / _HALF_HIPS, build.waist, build.half_shoulders / _HALF_SHOULDERS)
     trunk[:, 1] *= np.interp(trunk[:, 0], (0, 0.5, 1), widen)
-    trunk[:8, 1:] *= girth  # not the neckline
-    return Body(points, pelvis, chest, head, skull, girth, trunk, stance.seated and abs(roll) < 15)
+    trunk[:8, 1:] *= build.girth  # not the neckline
+    return Body(points, pelvis, chest, head, skull, build.girth, trunk, posture.seated)
 
 
 def _draw_arm(rng: np.random.Generator) -> Angles:
@@ -172,7 +217,7 @@ def _draw_arm(rng: np.random.Generator) -> Angles:
 
 
 def _arm_points(
-    sign: int, shoulder: np.ndarray, chest: np.ndarray, angles: list[float], length: float
+    sign: int, shoulder: np.ndarray, chest: np.ndarray, angles: Sequence[float], length: float
 ) -> dict[str, np.ndarray]:
     """Points [3] of the left (`sign` 1) or right (-1) arm; `angles` as in _ARMS, `length` relative to the average."""
     flexion, abduction, turn, elbow = angles
@@ -188,7 +233,7 @@ def _arm_points(
 
 
 def _leg_points(
-    sign: int, hip: np.ndarray, pelvis: np.ndarray, angles: list[float], length: float
+    sign: int, hip: np.ndarray, pelvis: np.ndarray, angles: Sequence[float], length: float
 ) -> dict[str, np.ndarray]:
     """Points [3] of the left (`sign` 1) or right (-1) leg; `angles` as in _STRAIGHT and that of the foot."""
     flexion, abduction, turn, knee, lowered = angles

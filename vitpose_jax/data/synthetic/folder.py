@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from vitpose_jax.data.synthetic.labels import detect
+from vitpose_jax.data.synthetic.labels import CATEGORY, detect
 from vitpose_jax.data.synthetic.scene import draw_image, generator, image_id
-from vitpose_jax.keypoints import COCO
 from vitpose_jax.progress import progress_bar
 
 RECIPE_FILE = "synthetic.json"
@@ -150,14 +149,12 @@ def _write_image(picture: tuple[str, int], *, folder: pathlib.Path, seed: int, i
 
 
 def _coco_file(rows: list[_Written]) -> dict:
-    skeleton = (COCO.skeleton_index + 1).tolist()
-    category = {"supercategory": "person", "id": 1, "name": "person", "keypoints": COCO.names, "skeleton": skeleton}
     return {
         "info": {"description": "People drawn by vitpose_jax.data.synthetic", "version": str(DRAWING_VERSION)},
         "licenses": [],
         "images": [row.image for row in rows],
         "annotations": [annotation for row in rows for annotation in row.annotations],
-        "categories": [category],
+        "categories": [CATEGORY],
     }
 
 

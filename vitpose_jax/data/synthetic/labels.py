@@ -17,6 +17,11 @@ from vitpose_jax.data.synthetic.parts import PARTS, carriers
 from vitpose_jax.data.synthetic.person import Person
 from vitpose_jax.keypoints import COCO
 
+CATEGORY = {
+    "supercategory": "person", "id": 1, "name": "person", "keypoints": COCO.names,
+    "skeleton": (COCO.skeleton_index + 1).tolist(),  # counted from 1
+}  # fmt: skip
+
 
 def annotate(part_map: np.ndarray, person: Person) -> dict | None:
     """One person's COCO annotation, without ids, as the part map [height, width] shows it; None if nothing is seen."""

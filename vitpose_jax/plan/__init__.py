@@ -1,0 +1,1 @@
+"""What a training step will cost on hardware that is not here: `python -m vitpose_jax.plan --help`."""
