@@ -1,5 +1,6 @@
 """Small PyTorch files in the layouts of others, with weights by the recorded rule."""
 
+import functools
 import pathlib
 import re
 
@@ -20,6 +21,11 @@ SAID = ("--num-heads", "4")
 
 def official(*, decoder: str = "classic", keypoints: int = 17, plus: bool = False) -> dict[str, torch.Tensor]:
     """A state_dict of the official layout, batch norm's counters included."""
+    return {name: tensor.clone() for name, tensor in _official(decoder, keypoints, plus).items()}
+
+
+@functools.cache
+def _official(decoder: str, keypoints: int, plus: bool) -> dict[str, torch.Tensor]:
     experts = {"experts": tuple(PLUS), "part_features": 8} if plus else {}
     names = PLUS if plus else {"coco": keypoints}
     model = vitpose(**TINY, decoder=decoder, num_keypoints=names, **experts)

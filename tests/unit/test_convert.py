@@ -1,6 +1,8 @@
 """Every layout comes in whole, goes out bit for bit, and what is no ViTPose is told in one sentence."""
 
+import contextlib
 import hashlib
+import io
 import json
 import pathlib
 import shutil
@@ -26,10 +28,11 @@ def converted(path: pathlib.Path, folder: pathlib.Path, *extra: str) -> checkpoi
     return checkpoint.load_model(folder)
 
 
-def heatmaps(loaded, dataset="coco", **options) -> np.ndarray:
+def heatmaps(loaded, dataset="coco") -> np.ndarray:
     crops = np.random.default_rng(0).standard_normal((2, *loaded.model.image_size, 3)).astype(np.float32)
     with jax.default_matmul_precision("highest"):
-        return loaded.model.apply(loaded.variables, crops, train=False, datasets=(dataset,), **options)[dataset]
+        apply = jax.jit(lambda variables: loaded.model.apply(variables, crops, train=False, datasets=(dataset,)))
+        return apply(loaded.variables)[dataset]
 
 
 def same(a, b) -> None:
@@ -41,6 +44,26 @@ def reference(tmp_path_factory):
     """The tiny classic model, converted from the plainest file."""
     folder = tmp_path_factory.mktemp("reference")
     return converted(save(folder / "vitpose.pth", official()), folder / "out")
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory):
+    """The tiny ViTPose++, converted: its folder, what is in it, and heatmaps by data set."""
+    folder = tmp_path_factory.mktemp("joint")
+    loaded = converted(save(folder / "joint.pth", official(plus=True)), folder / "out")
+    return folder / "out", loaded, {dataset: heatmaps(loaded, dataset) for dataset in torch_files.PLUS}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Its parts, split as the original does, renamed and converted: a folder of theirs, and what was said of each."""
+    folder, said = tmp_path_factory.mktemp("parts"), {}
+    for expert, dataset in enumerate(torch_files.PLUS):
+        path = save(folder / "renamed.pth", torch_files.split_by_the_original(official(plus=True), expert))
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            converted(path, folder / "parts" / dataset)
+        said[dataset] = out.getvalue()
+    return folder / "parts", said
 
 
 @pytest.mark.parametrize("decoder", ["classic", "simple"])
@@ -117,17 +140,14 @@ def test_vitpose_plus_keeps_all_experts_and_decoders(tmp_path, capsys):
     np.testing.assert_array_equal(experts[1, 3], kernel.T)
 
 
-@pytest.mark.parametrize("expert, dataset", list(enumerate(torch_files.PLUS)))
-def test_leftovers_of_the_split_script_tell_the_data_set(expert, dataset, tmp_path, capsys):
-    state = torch_files.split_by_the_original(official(plus=True), expert)
-    loaded = converted(save(tmp_path / "renamed.pth", state), tmp_path / "out")
+@pytest.mark.parametrize("dataset", torch_files.PLUS)
+def test_leftovers_of_the_split_script_tell_the_data_set(dataset, parts, joint):
+    folder, said = parts
+    loaded = checkpoint.load_model(folder / dataset)
     assert dict(loaded.model.num_keypoints) == {dataset: torch_files.PLUS[dataset]}
     assert not loaded.model.experts
-    assert "left over by the original's split script" in capsys.readouterr().out
-    joint = converted(save(tmp_path / "joint.pth", official(plus=True)), tmp_path / "joint")
-    np.testing.assert_allclose(
-        heatmaps(loaded, dataset), heatmaps(joint, dataset), atol=tolerances.HEATMAP, err_msg=dataset
-    )
+    assert "left over by the original's split script" in said[dataset]
+    np.testing.assert_allclose(heatmaps(loaded, dataset), joint[2][dataset], atol=tolerances.HEATMAP, err_msg=dataset)
 
 
 def test_multi_data_set_files_keep_the_decoders_that_are_named(tmp_path):
@@ -298,9 +318,8 @@ def test_the_way_to_pytorch_and_back_is_exact(options, tmp_path):
     assert checkpoint.load_model(again).model == loaded.model
 
 
-def test_tensors_are_written_in_the_originals_order(tmp_path):
-    converted(save(tmp_path / "in.pth", official(plus=True)), tmp_path / "ours")
-    main(["--input", str(tmp_path / "ours"), "--to-torch", str(tmp_path / "out.pth")])
+def test_tensors_are_written_in_the_originals_order(joint, tmp_path):
+    main(["--input", str(joint[0]), "--to-torch", str(tmp_path / "out.pth")])
     names = list(torch_files.numbers_in(tmp_path / "out.pth"))
     families = list(dict.fromkeys(name.split(".blocks.")[0].split(".")[0] for name in names))
     assert families == ["backbone", "keypoint_head", "associate_keypoint_heads"]
@@ -311,19 +330,19 @@ def test_tensors_are_written_in_the_originals_order(tmp_path):
     assert head[0] == "deconv_layers.0.weight" and head[-1] == "final_layer.bias"
 
 
-def test_splitting_and_merging(tmp_path, capsys):
-    joint = converted(save(tmp_path / "joint.pth", official(plus=True)), tmp_path / "joint")
-    assert main(["--input", str(tmp_path / "joint"), "--split", str(tmp_path / "split")]) == 0
+def test_splitting_and_merging(joint, tmp_path, capsys):
+    folder, whole, expected = joint
+    assert main(["--input", str(folder), "--split", str(tmp_path / "split")]) == 0
     plain = converted(save(tmp_path / "plain.pth", official()), tmp_path / "plain")
     for dataset in torch_files.PLUS:
         single = checkpoint.load_model(tmp_path / "split" / dataset)
         renamed = {**single.variables["params"], "decoders": {"coco": single.variables["params"]["decoders"][dataset]}}
         assert jax.tree.structure(renamed) == jax.tree.structure(plain.variables["params"])
-        np.testing.assert_allclose(heatmaps(single, dataset), heatmaps(joint, dataset), atol=tolerances.HEATMAP)
+        np.testing.assert_allclose(heatmaps(single, dataset), expected[dataset], atol=tolerances.HEATMAP)
     merged = tmp_path / "merged"
     assert main(["--input", str(tmp_path / "split"), "--merge", "--output", str(merged)]) == 0
-    same(checkpoint.load_model(merged).variables, joint.variables)
-    assert checkpoint.load_model(merged).model == joint.model
+    same(checkpoint.load_model(merged).variables, whole.variables)
+    assert checkpoint.load_model(merged).model == whole.model
 
     shutil.rmtree(tmp_path / "split/mpii")
     assert main(["--input", str(tmp_path / "split"), "--merge", "--output", str(tmp_path / "x")]) == 2
@@ -332,24 +351,19 @@ def test_splitting_and_merging(tmp_path, capsys):
     assert "no experts" in capsys.readouterr().err
 
 
-def test_models_whose_shared_part_differs_are_not_merged(tmp_path, capsys):
-    for expert, dataset in enumerate(torch_files.PLUS):
-        state = torch_files.split_by_the_original(official(plus=True), expert)
-        if dataset == "mpii":
-            state["backbone.blocks.1.attn.proj.bias"] = state["backbone.blocks.1.attn.proj.bias"] + 1
-        converted(save(tmp_path / f"{dataset}.pth", state), tmp_path / "parts" / dataset)
-    assert main(["--input", str(tmp_path / "parts"), "--merge", "--output", str(tmp_path / "joint")]) == 2
+def test_models_whose_shared_part_differs_are_not_merged(parts, tmp_path, capsys):
+    others = shutil.copytree(parts[0], tmp_path / "parts", ignore=shutil.ignore_patterns("mpii"))
+    state = torch_files.split_by_the_original(official(plus=True), list(torch_files.PLUS).index("mpii"))
+    state["backbone.blocks.1.attn.proj.bias"] = state["backbone.blocks.1.attn.proj.bias"] + 1
+    converted(save(tmp_path / "mpii.pth", state), others / "mpii")
+    assert main(["--input", str(others), "--merge", "--output", str(tmp_path / "joint")]) == 2
     assert "backbone/blocks/attn/proj/bias of mpii differs from that of coco" in capsys.readouterr().err
 
 
-def test_official_split_files_are_merged_too(tmp_path):
+def test_official_split_files_are_merged_too(parts, joint, tmp_path):
     """All six of a joint checkpoint, as published, give the joint checkpoint back."""
-    for expert, dataset in enumerate(torch_files.PLUS):
-        state = torch_files.split_by_the_original(official(plus=True), expert)
-        converted(save(tmp_path / f"{dataset}.pth", state), tmp_path / "parts" / dataset)
-    assert main(["--input", str(tmp_path / "parts"), "--merge", "--output", str(tmp_path / "merged")]) == 0
-    joint = converted(save(tmp_path / "joint.pth", official(plus=True)), tmp_path / "joint")
-    same(checkpoint.load_model(tmp_path / "merged").variables, joint.variables)
+    assert main(["--input", str(parts[0]), "--merge", "--output", str(tmp_path / "merged")]) == 0
+    same(checkpoint.load_model(tmp_path / "merged").variables, joint[1].variables)
 
 
 def test_verify_notices_a_wrong_mapping(reference, monkeypatch, tmp_path, capsys):

@@ -62,7 +62,9 @@ def assert_close(ours, expected, **limits):
         np.testing.assert_allclose(leaf, expected[path], **limits, err_msg=path)
 
 
-@pytest.mark.parametrize("decoder, experts", [("classic", {}), ("classic", EXPERTS), ("simple", EXPERTS)])
+@pytest.mark.parametrize("decoder, experts", [
+    ("classic", {}), ("simple", EXPERTS), pytest.param("classic", EXPERTS, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_grouped_equals_dense(decoder, experts):
     model = model_of(decoder, **experts)
     variables = variables_of(model)

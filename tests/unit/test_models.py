@@ -1,5 +1,7 @@
 """Properties of the network: sizes, padding, decoders against plain convolutions, stochastic depth, remat."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,19 +185,21 @@ def test_first_block_never_drops_and_inference_is_deterministic():
     assert not np.array_equal(a["coco"], b["coco"])
 
 
+@functools.cache
+def loss_and_gradients(**change):
+    model = vitpose.vitpose(**{**TINY, "decoder": "simple", "drop_path": 0.3, **change})
+    images = jax.random.normal(jax.random.key(1), (2, 64, 48, 3))
+
+    def loss(params):
+        out = model.apply({"params": params}, images, train=True, rngs={"drop_path": jax.random.key(3)})
+        return jnp.square(out["coco"]).sum()
+
+    return jax.jit(jax.value_and_grad(loss))(variables_of(model)["params"])
+
+
 @pytest.mark.parametrize("change", [{"remat": "full"}, {"remat": "dots"}, {"scan_unroll": 2}])
 def test_remat_and_unroll_change_nothing(change):
-    images = jax.random.normal(jax.random.key(1), (2, 64, 48, 3))
-    base = {**TINY, "decoder": "simple", "drop_path": 0.3}
-    results = []
-    for settings in (base, base | change):
-        model = vitpose.vitpose(**settings)
-
-        def loss(params, model=model):
-            out = model.apply({"params": params}, images, train=True, rngs={"drop_path": jax.random.key(3)})
-            return jnp.square(out["coco"]).sum()
-
-        results.append(jax.value_and_grad(loss)(variables_of(model)["params"]))
+    results = loss_and_gradients(), loss_and_gradients(**change)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), *results)
 
 

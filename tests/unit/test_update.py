@@ -41,7 +41,7 @@ def test_batch_norm_of_a_batch_in_parts():
     np.testing.assert_allclose(*variances, rtol=0.2)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", pytest.param("full", marks=pytest.mark.slow)])
 def test_computing_again_gives_the_same_update(remat):
     assert_same(updated("plus", remat=remat), updated("plus"))
 

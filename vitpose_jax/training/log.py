@@ -7,8 +7,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 
-import tensorboardX
-
 from vitpose_jax import paths
 
 _UPLOAD_SECONDS = 60.0
@@ -33,6 +31,8 @@ class ScalarLog:
         self._silent = silent
         if silent:
             return
+        import tensorboardX  # loads torch where it is installed, which takes seconds: only who writes waits for it
+
         kept = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in kept if _step_of(line) <= start_step]
         paths.write(self.path, "".join(line + "\n" for line in kept))
