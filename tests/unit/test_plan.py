@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vitpose_jax.models.products import traced_for
 from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.plan import __main__ as command
 from vitpose_jax.plan import case as plan_case
@@ -191,7 +192,8 @@ def test_a_compiled_step_and_its_estimate_agree():
 def test_steps_and_forward_passes_lower_for_gpus(decoder):
     case = toy(decoder=decoder, remat="dots")
     program, batch = case.program(plan_case.abstract_mesh((2, 2, 2)))
-    exported = jax.export.export(program.step, platforms=["cuda"])(program.target, batch)
+    with traced_for("cuda"):
+        exported = jax.export.export(program.step, platforms=["cuda"])(program.target, batch)
     assert exported.platforms == ("cuda",) and exported.nr_devices == 8
     model = case.make_model()
     variables = {"params": program.target.params, "batch_stats": program.target.batch_stats}
@@ -236,6 +238,15 @@ def test_what_an_exchange_costs():
     located = plan_case.places(small, (4, 4, 1), None)
     row = chips.exchange("reduce-scatter", 4e6, plan_case.group((4, 4, 1), "fsdp"), *located, small)
     assert row.seconds == pytest.approx(3e6 / chip.link_bandwidth + 3 * chips.HOP_S)
+
+
+def test_a_step_is_traced_for_the_chip_and_not_for_the_cpu_here():
+    # A CPU sums products of bfloat16 in float32; elsewhere only those of attention are float32.
+    case = toy(decoder="simple")
+    program, batch = case.program(plan_case.abstract_mesh((1, 1, 1)))
+    here = str(program.step.trace(program.target, batch).jaxpr).count("preferred_element_type=bfloat16")
+    planned = str(planning._share(json.dumps(case._asdict())).jaxpr).count("preferred_element_type=bfloat16")
+    assert here == 0 and planned > 10
 
 
 def test_parts_of_a_batch_hold_less_and_exchange_more():

@@ -1,12 +1,26 @@
 """Matrix products in bfloat16 that are summed in float32, forward and backward, fast on every backend."""
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """What is traced within is not for the devices that are here, but for those of "cpu", "cuda" or "tpu"."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
 
 
 def product(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -29,7 +43,7 @@ def product(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Arra
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def _bfloat16_product(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
     # A CPU multiplies bfloat16 fast only where the result is float32.
-    summed: Any = jnp.float32 if jax.default_backend() == "cpu" else dtype
+    summed: Any = jnp.float32 if (_platform.get() or jax.default_backend()) == "cpu" else dtype
     return jnp.einsum(spec, x, y, preferred_element_type=summed).astype(dtype)
 
 
