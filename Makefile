@@ -5,14 +5,15 @@ RUN := $(VENV)/bin/python
 # Large pages for the C library's memory: XLA's buffers fault 40 times less often on a CPU. Ignored where not glibc.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help quickstart demo test test-slow lint scaling clean
+.PHONY: help quickstart demo test test-slow lint bench scaling clean
 
 help:
 	@echo "make quickstart   install, train and evaluate a small model on drawn people (about 6 minutes on 2 cores)"
 	@echo "make demo         that model on a short drawn video: runs/demo/poses/people.mp4"
 	@echo "make test         install, lint, type check, and the default tests"
 	@echo "make test-slow    heavier tests: training on real photographs, full-size models"
-	@echo "make scaling      bring the tables of docs/scaling.md up to date: hours of compiling for TPUs, goes on where it stopped"
+	@echo "make bench        measure speed beside PyTorch's into docs/performance.md: an hour on 2 cores, goes on where it stopped"
+	@echo "make scaling      bring the tables of docs/scaling.md up to date: compiles for TPUs, about 15 minutes; goes on where it stopped"
 	@echo "make clean        remove .venv, data/synthetic*, runs/quickstart and runs/demo"
 
 $(VENV)/runtime: requirements.txt
@@ -54,6 +55,9 @@ lint: $(VENV)/test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+bench: $(VENV)/test
+	$(RUN) -m vitpose_jax.benchmark all --document docs/performance.md
 
 scaling: $(VENV)/test
 	$(RUN) -m vitpose_jax.plan --document docs/scaling.md

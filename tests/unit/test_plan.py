@@ -341,9 +341,8 @@ def test_errors_of_the_command_are_sentences(arguments, message):
 def test_the_document_goes_on_where_it_stopped(tmp_path, monkeypatch):
     path = tmp_path / "scaling.md"
     path.write_text(f"# Scaling\n\n{document.BEGIN}\n{document.END}\n\nreading\n")
-    monkeypatch.setattr(document, "EXPERIMENTS", (("configs/vitpose_b.py", OVERRIDES),))
+    monkeypatch.setattr(document, "EXPERIMENTS", (("configs/vitpose_b.py", OVERRIDES, ("v5e:1x2",)),))
     monkeypatch.setattr(document, "MACHINES", {"v5e": ("v5e:1x2", "v5e:2x2"), "H100": ("gpu:2xH100",)})
-    monkeypatch.setattr(document, "COMPILED", {"v5e": (2,)})
     monkeypatch.setattr(document, "SHOWN", (2, 4))
     compiled = []
 

@@ -82,11 +82,7 @@ class ReconstructionEvaluator:
                 "shown": _shown(model, images, predicted, mask),
             }  # fmt: skip
 
-        def losses(params: Any, images: jax.Array, rows: jax.Array) -> dict[str, jax.Array]:
-            found = reconstruct(params, images, rows)
-            return {"row": found["row"], "loss": found["loss"]}
-
-        self._reconstruct, self._losses = jax.jit(reconstruct), jax.jit(losses)
+        self._reconstruct = jax.jit(reconstruct)
 
     def __call__(
         self, variables: Mapping, *, progress: bool = True, between_batches: Callable[[], None] = lambda: None
@@ -107,10 +103,9 @@ class ReconstructionEvaluator:
             for batch in eval_stream(self.views, self._rows, **self._stream_settings):
                 between_batches()
                 on_device = sharding.global_batch(batch, self._mesh)
-                found = multihost_utils.process_allgather(
-                    self._losses(variables["params"], on_device["image"], on_device["row"]), tiled=True
-                )
-                losses.append(found["loss"][found["row"] >= 0])
+                found = self._reconstruct(variables["params"], on_device["image"], on_device["row"])
+                row, loss = multihost_utils.process_allgather((found["row"], found["loss"]), tiled=True)
+                losses.append(loss[row >= 0])
                 bar.update(len(losses[-1]))
         return Reconstructed({"loss": float(np.concatenate(losses).mean(dtype=np.float64))})
 

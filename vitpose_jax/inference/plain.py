@@ -15,6 +15,7 @@ from jax import lax
 from jax.extend import core
 
 _EXACT = lax.Precision.HIGHEST  # accelerators would round to bfloat16 or TF32
+_MOST_AXES = 6  # that TensorFlow Lite puts in another order
 _FOLDED_SIZE = 4096  # constants this small are computed beforehand even if that makes them larger
 
 
@@ -77,6 +78,8 @@ class _Plain:
             return [read(array, starts, params["dimension_numbers"], params["slice_sizes"])]
         if name == "dot_general":
             return [_product(*given, **params)]
+        if name == "transpose" and given[0].ndim > _MOST_AXES:
+            return [_transposed(given[0], params["permutation"])]
         if name == "erf" and self._approximate_erf:
             return [_erf(*given)]
         results = equation.primitive.bind(*given, **params)
@@ -134,6 +137,21 @@ def _arranged(array: Any, order: Sequence[int], shape: Sequence[Any]) -> Any:
     if isinstance(array, np.ndarray):
         return np.ascontiguousarray(array.transpose(order)).reshape(shape)
     return lax.reshape(lax.transpose(array, order), shape)
+
+
+def _transposed(array: Any, order: Sequence[int]) -> Any:
+    """Axes in another order, those that stay neighbours as one."""
+    runs: list[list[int]] = []
+    for axis in order:
+        known = isinstance(array.shape[axis], int)  # the number of crops stays apart
+        if runs and known and runs[-1][-1] == axis - 1 and isinstance(array.shape[axis - 1], int):
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    before = sorted(runs)
+    joined = lax.reshape(array, [math.prod(array.shape[axis] for axis in run) for run in before])
+    moved = lax.transpose(joined, [before.index(run) for run in runs])
+    return lax.reshape(moved, [array.shape[axis] for axis in order])
 
 
 def _padded(array: Any, value: Any, config: Sequence[tuple[int, int, int]]) -> Any:

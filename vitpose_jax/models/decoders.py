@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitpose_jax.models.batch_norm import BatchNorm
+from vitpose_jax.models.products import matmul
 
 UPSCALE = 4  # heatmap cells per feature cell, along each side
 DECONV_FILTERS = 256
@@ -104,7 +105,7 @@ class _KernelAndBias(nn.Module):
 
 def product(x: jax.Array, weights: jax.Array) -> jax.Array:
     """The `Multiply` of one decoder for all crops, in the dtype of `x`."""
-    return x @ weights.astype(x.dtype)
+    return matmul(x, weights.astype(x.dtype))
 
 
 def deconv(x: jax.Array, kernel: jax.Array, multiply: Multiply = product) -> jax.Array:

@@ -7,14 +7,17 @@ from a pre-training run by `init_from`. What a ViTPose has no place for is left 
 Source: arXiv 2111.06377; `models_mae.py` of facebookresearch/mae, which takes square images only.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vitpose_jax.models import pos_embed, vit
+from vitpose_jax.models.products import dot_general
 from vitpose_jax.models.vitpose import DTYPES, check_choices, encoder_fields, normalize
 from vitpose_jax.types import Size
 
@@ -114,6 +117,7 @@ class MAE(nn.Module):
     dtype: jnp.dtype
 
     experts = ()  # like those of a ViTPose
+    num_keypoints: ClassVar[Mapping[str, int]] = MappingProxyType({})  # likewise: it has no decoder of poses
 
     @property
     def image_size(self) -> Size:
@@ -211,7 +215,8 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, latent: jax.Array, restore: jax.Array, *, train: bool) -> jax.Array:
         """Args: latent [B, 1 + l, D], restore int32 [B, L]. Returns: float32 [B, L, 768]."""
-        x = nn.Dense(self.embed_dim, dtype=self.dtype, kernel_init=_linear_init, name="embed")(latent)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_linear_init, dot_general=dot_general)
+        x = dense(self.embed_dim, name="embed")(latent)
         batch, seen, width = x.shape
         token = self.param("mask_token", _token_init, (1, 1, width), jnp.float32).astype(self.dtype)
         removed = jnp.broadcast_to(token, (batch, restore.shape[1] - (seen - 1), width))
@@ -220,7 +225,7 @@ class Decoder(nn.Module):
         x = x + _fixed_positions(self, self.grid, width).astype(self.dtype)
         x = _blocks(self, x, 4 * width, train=train)
         x = vit.norm("norm", self.layer_norm_eps)(x).astype(self.dtype)
-        x = nn.Dense(PATCH_VALUES, dtype=self.dtype, kernel_init=_linear_init, name="pred")(x)
+        x = dense(PATCH_VALUES, name="pred")(x)
         return x[:, 1:].astype(jnp.float32)
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vitpose_jax.models.placement import CROPS, placed
+from vitpose_jax.models.products import matmul, product
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -27,7 +28,7 @@ def own_product(x: jax.Array, kernels: jax.Array, index: jax.Array, rows_axis: s
     Returns:
         [B, L, F].
     """
-    return x @ _copies(kernels, index, x.dtype, rows_axis)
+    return matmul(x, _copies(kernels, index, x.dtype, rows_axis))
 
 
 def _copies(kernels: jax.Array, index: jax.Array, dtype: jnp.dtype, rows_axis: str | None) -> jax.Array:
@@ -42,7 +43,7 @@ def _forward(x, kernels, index, rows_axis):
 
 def _backward(rows_axis, kept, gradient):
     x, kernels, index = kept
-    to_x = jnp.einsum("blf,bcf->blc", gradient, _copies(kernels, index, x.dtype, rows_axis))
+    to_x = product("blf,bcf->blc", gradient, _copies(kernels, index, x.dtype, rows_axis), x.dtype)
     # Transposed, [F, C]: it is the narrower factor that a CPU then has to transpose.
     by_crop = jnp.einsum("blf,blc->bfc", gradient, x, preferred_element_type=jnp.float32)
     by_crop = placed(by_crop, CROPS, None, rows_axis)  # summed over crops where they are: only sums are exchanged

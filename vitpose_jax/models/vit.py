@@ -4,6 +4,7 @@ Blocks are stacked on a leading `layers` axis and scanned: one block is compiled
 original PyTorch model is exactly one slice of one leaf here, so one table converts both ways.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from vitpose_jax.models.knowledge import KnowledgeToken
 from vitpose_jax.models.own import own_product, own_vector
 from vitpose_jax.models.periods import scan_periods
 from vitpose_jax.models.placement import CROPS, placed
+from vitpose_jax.models.products import dot_general, matmul, product
 from vitpose_jax.models.windows import RelativePositions, Windows, pattern
 from vitpose_jax.types import Size
 
@@ -108,7 +110,7 @@ class PatchEmbed(nn.Module):
         )  # [B, rows, cols, r * r * s * s * 3]
         kernel = kernel.reshape(r, s, r, s, channels, self.embed_dim).transpose(0, 2, 1, 3, 4, 5)
         kernel = kernel.reshape(-1, self.embed_dim).astype(self.dtype)
-        return patches @ kernel + bias.astype(self.dtype)
+        return matmul(patches, kernel) + bias.astype(self.dtype)
 
 
 class Attention(nn.Module):
@@ -126,23 +128,24 @@ class Attention(nn.Module):
         head_dim = embed_dim // self.num_heads
         windows = self.windows
         x = windows.split(x) if windows else x  # [B, W, T, D] if there are several windows; else [B, L, D], T is L
-        qkv = nn.DenseGeneral(
-            (3, self.num_heads, head_dim), dtype=self.dtype, kernel_init=self.kernel_init, name="qkv"
-        )(x)  # [B, (W,) T, 3, N, d]
+        dense = functools.partial(
+            nn.DenseGeneral, dtype=self.dtype, kernel_init=self.kernel_init, dot_general=dot_general
+        )
+        qkv = dense((3, self.num_heads, head_dim), name="qkv")(x)  # [B, (W,) T, 3, N, d]
         # Heads before tokens: the products below are then plain batched matrix products, four times faster on a CPU.
         q, k, v = jnp.moveaxis(qkv, (-3, -2), (0, -3))  # [B, (W,) N, T, d] each
         if windows and windows.pool:
             k, v = (windows.with_summaries(each) for each in (k, v))  # [B, W, N, T + W, d]
-        scores = jnp.einsum("...qd,...kd->...qk", q * head_dim**-0.5, k, preferred_element_type=jnp.float32)
+        scores = product("...qd,...kd->...qk", q * head_dim**-0.5, k, jnp.float32)
         if windows and windows.relative_positions:
             scores = windows.add_relative(scores, RelativePositions(windows, name="rel_pos")(q))
         if windows:
             scores = windows.hide(scores)
         # Softmax, divided by its sum only behind the product with v, where there are d numbers a row instead of L.
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))  # [B, (W,) N, T, keys]
-        x = jnp.einsum("...qk,...kd->...qd", weights.astype(self.dtype), v, preferred_element_type=jnp.float32)
+        x = product("...qk,...kd->...qd", weights.astype(self.dtype), v, jnp.float32)
         x = (x / weights.sum(axis=-1, keepdims=True)).astype(self.dtype).swapaxes(-3, -2)  # [B, (W,) T, N, d]
-        x = nn.DenseGeneral(embed_dim, axis=(-2, -1), dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(x)
+        x = dense(embed_dim, axis=(-2, -1), name="proj")(x)
         return windows.merge(x) if windows else x
 
 
@@ -164,11 +167,9 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, expert: jax.Array | None) -> jax.Array:
         """Args: x [B, L, D]; expert int32 scalar or [B], None without experts. Returns: [B, L, D]."""
-        hidden = nn.Dense(self.mlp_dim, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
-        hidden = gelu(hidden)  # [B, L, F]
-        shared = nn.Dense(
-            x.shape[-1] - self.part_features, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2"
-        )(hidden)  # fmt: skip
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init, dot_general=dot_general)
+        hidden = gelu(dense(self.mlp_dim, name="fc1")(x))  # [B, L, F]
+        shared = dense(x.shape[-1] - self.part_features, name="fc2")(hidden)
         if expert is None:
             return shared
         part = Experts(self.num_experts, self.part_features, self.dtype, name="experts")(hidden, expert)
@@ -189,7 +190,7 @@ class Experts(nn.Module):
         kernels = self.param("kernel", _weight_init, shape, jnp.float32)
         biases = self.param("bias", nn.initializers.zeros, (self.num_experts, self.features), jnp.float32)
         if expert.ndim == 0:
-            return x @ kernels[expert].astype(self.dtype) + biases[expert].astype(self.dtype)
+            return matmul(x, kernels[expert].astype(self.dtype)) + biases[expert].astype(self.dtype)
         return own_product(x, kernels, expert, "tensor") + own_vector(biases, expert)[:, None].astype(self.dtype)
 
 

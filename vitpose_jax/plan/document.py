@@ -17,9 +17,13 @@ from vitpose_jax.progress import progress_bar
 BEGIN, END = "<!-- made by `make scaling`: begin -->", "<!-- made by `make scaling`: end -->"
 
 _SMALL = "--config.model.image_size=(256,192)"
-EXPERIMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("configs/vitpose_g.py", ()), ("configs/vitpose_h.py", ()), ("configs/vitpose_b.py", ()),
-    ("configs/vitpose_l.py", ()), ("configs/vitpose_g.py", (_SMALL,)),
+# A config, overrides, and the machines whose program is compiled for it; those of the others are estimated.
+EXPERIMENTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("configs/vitpose_g.py", (), ("v5e:2x4", "v5e:16x16")),
+    ("configs/vitpose_h.py", (), ("v5e:2x4", "v5e:16x16")),
+    ("configs/vitpose_b.py", (), ("v5e:2x4", "v5e:16x16")),
+    ("configs/vitpose_l.py", (), ()),
+    ("configs/vitpose_g.py", (_SMALL,), ()),
 )  # fmt: skip
 
 _SHAPES_2D = ("2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -32,9 +36,6 @@ MACHINES: dict[str, tuple[str, ...]] = {
 }
 FROM, TO = 8, 256  # devices that efficiency is between
 SHOWN = (FROM, 64, TO)  # devices of the machines that have a row; those between are estimated for where it stops
-
-# Devices of the machines of each chip whose programs are compiled, for every experiment; the others are estimated.
-COMPILED: dict[str, tuple[int, ...]] = {"v5e": (TO, FROM), "v6e": (TO, FROM), "v5p": (TO, FROM)}
 
 # What is recomputed, and the parts that a batch is computed in, if nothing fits otherwise.
 LESS_MEMORY = {"none": ("none", "dots", "full"), "dots": ("dots", "full"), "full": ("full",)}
@@ -69,7 +70,7 @@ class Book:
 
 
 def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bool) -> None:
-    """Works out what is missing, the most important first, and writes the tables between their marks.
+    """Works out what is missing and writes the tables between their marks.
 
     Args:
         document: a Markdown file with the two marks; its JSON lines stand beside it.
@@ -83,14 +84,13 @@ def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bo
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"{document} needs the lines {BEGIN!r} and {END!r}, once each")
     book = Book(document.with_suffix(".jsonl"))
-    cases = [read_config(path, overrides)[0] for path, overrides in EXPERIMENTS]
+    cases = [read_config(path, overrides)[0] for path, overrides, _ in EXPERIMENTS]
     work = [(case, topology(name)) for case in cases for names in MACHINES.values() for name in names]
     if not estimate_only:
-        chosen_machines = [
-            (case, where) for chip, sizes in COMPILED.items() for case in cases for size in sizes
-            for where in map(topology, MACHINES[chip]) if where.num_devices == size
+        programs = [
+            (case, topology(name)) for case, (*_, names) in zip(cases, EXPERIMENTS, strict=True) for name in names
         ]  # fmt: skip
-        for case, where in progress_bar(chosen_machines, desc="compiling", unit=" programs"):
+        for case, where in progress_bar(programs, desc="compiling", unit=" programs"):
             if not any(plan.fits for plan in book.find(case, where, "compiled")):
                 compile_best(case, where, book)
                 write(document, cases, book)
@@ -136,7 +136,7 @@ def write(document: pathlib.Path, cases: Sequence[Case], book: Book) -> None:
     """Puts the tables between the marks."""
     before, _, rest = document.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    lines = [scaling_table(cases, book), *(machine_table(case, book) for case in cases)]
+    lines = [scaling_table(cases, book), comparison_table(cases, book), *(machine_table(case, book) for case in cases)]
     partial = document.with_suffix(".partial")
     partial.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(lines) + f"\n\n{END}{after}")
     partial.rename(document)
@@ -182,6 +182,33 @@ def _fitting(case: Case, names: Sequence[str], book: Book, source: str) -> dict[
     """Plans that fit, by number of devices."""
     machines = [topology(name) for name in names]
     return {plan.devices: plan for where in machines for plan in book.find(case, where, source) if plan.fits}
+
+
+def comparison_table(cases: Sequence[Case], book: Book) -> str:
+    """What was compiled beside its own estimate."""
+    lines = [
+        "| compiled, estimated | machine | mesh | GiB of activations | GB through main memory | GB exchanged | "
+        "ms a step |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in cases:
+        for where in (topology(name) for names in MACHINES.values() for name in names):
+            estimates = book.find(case, where, "estimate")
+            for plan in book.find(case, where, "compiled"):
+                pairs = [(plan, each) for each in estimates if plan.fits and each.mesh == plan.mesh]
+                lines += ["| " + " | ".join(_compared(title(case), *pair)) + " |" for pair in pairs]
+    return "\n".join(lines)
+
+
+def _compared(name: str, compiled: Plan, estimate: Plan) -> list[str]:
+    measures: list[Callable[[Plan], str]] = [
+        lambda plan: f"{plan.memory['activations'] / GIB:.2f}",
+        lambda plan: f"{plan.memory_bytes / 1e9:.1f}",
+        lambda plan: f"{sum(each['fast_bytes'] + each['slow_bytes'] for each in plan.exchanges.values()) / 1e9:.2f}",
+        lambda plan: f"{plan.step_s * 1e3:.0f}",
+    ]
+    compared = [f"{measure(compiled)}, {measure(estimate)}" for measure in measures]
+    return [name, compiled.topology, ",".join(map(str, compiled.mesh)), *compared]
 
 
 def machine_table(case: Case, book: Book) -> str:

@@ -1,0 +1,74 @@
+"""Products in bfloat16: as exact as bfloat16 can be, and so are their gradients, none of which is a float32 product."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from vitpose_jax.models import vit
+from vitpose_jax.models.products import dot_general, matmul, product
+
+SPECS = [
+    ("...qd,...kd->...qk", (2, 3, 5, 4), (2, 3, 6, 4)),
+    ("blc,bcf->blf", (2, 5, 4), (2, 4, 3)),
+    ("rc,cf->rf", (5, 4), (4, 3)),
+]
+
+
+def gradients(function, x, y, cotangent):
+    result, backward = jax.vjp(function, x, y)
+    return (result, *backward(cotangent.astype(result.dtype)))
+
+
+@pytest.mark.parametrize(("spec", "left", "right"), SPECS, ids=lambda value: str(value))
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_products_and_gradients(spec, left, right, dtype):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.standard_normal(shape), jnp.bfloat16).astype(dtype) for shape in (left, right))
+    wide = [each.astype(jnp.float32) for each in (x, y)]
+    cotangent = jnp.asarray(rng.integers(-3, 4, jnp.einsum(spec, *wide).shape), jnp.float32)
+    want = gradients(lambda x, y: jnp.einsum(spec, x, y, precision="highest"), *wide, cotangent)
+    for result_dtype in (dtype, jnp.float32):
+        found = gradients(lambda x, y, result_dtype=result_dtype: product(spec, x, y, result_dtype), x, y, cotangent)
+        assert [each.dtype for each in found] == [result_dtype, dtype, dtype]
+        for ours, exact in zip(found, want, strict=True):
+            tolerance = 2**-8 if ours.dtype == jnp.bfloat16 else 1e-6
+            np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=tolerance, atol=tolerance)
+
+
+def products_in(jaxpr) -> list:
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found.append(tuple(side.aval.dtype for side in (*equation.invars, *equation.outvars)))
+        for inside in jaxprs_in_params(equation.params):
+            found += products_in(inside)
+    return found
+
+
+def test_no_product_of_a_bfloat16_block_is_in_float32():
+    """Forward and backward; on a CPU, where bfloat16 products are fast only so, results are float32."""
+    block = vit.Block(2, 16, 0, 0, 1e-6, jnp.bfloat16, train=False, stochastic=False)
+    x = jnp.ones((2, 6, 8), jnp.bfloat16)
+    variables = block.init(jax.random.key(0), x, 0.0, None)
+
+    def loss(variables, x):
+        return block.apply(variables, x, 0.0, None)[0].astype(jnp.float32).sum()
+
+    found = products_in(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(variables, x).jaxpr)
+    assert len(found) == 3 * 6
+    narrow, wide = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
+    assert set(found) == {(narrow, narrow, wide)}
+
+
+def test_dense_layers_and_rows():
+    x, y = jnp.arange(24.0).reshape(2, 3, 4), jnp.arange(20.0).reshape(4, 5)
+    narrow = [each.astype(jnp.bfloat16) for each in (x, y)]
+    for found in (matmul(*narrow), dot_general(*narrow, (((2,), (0,)), ((), ())))):
+        np.testing.assert_allclose(found.astype(jnp.float32), x @ y, rtol=2**-8)
+    heads = jnp.ones((2, 2, 5), jnp.bfloat16)  # [N, d, D], contracted over two axes
+    two = dot_general(jnp.ones((3, 2, 2), jnp.bfloat16), heads, (((1, 2), (0, 1)), ((), ())))
+    assert two.shape == (3, 5) and float(two[0, 0]) == 4.0
+    with pytest.raises(NotImplementedError, match="batch"):
+        dot_general(*narrow, (((2,), (0,)), ((0,), (1,))))

@@ -1,0 +1,81 @@
+"""Matrix products in bfloat16 that are summed in float32, forward and backward, fast on every backend."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def product(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """`jnp.einsum` of two arrays.
+
+    In float32 nothing else than that. In bfloat16 the gradients are products in bfloat16, too: those of a product with
+    a float32 result would otherwise be products of float32 arrays, several times slower.
+
+    Args:
+        spec: each letter stands in at least two of the three terms.
+        x: in the dtype of the computation.
+        y: the same.
+        dtype: of the result.
+    """
+    if x.dtype != jnp.bfloat16:
+        return jnp.einsum(spec, x, y, preferred_element_type=dtype)
+    return _bfloat16_product(spec, x, y, jnp.dtype(dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _bfloat16_product(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    # A CPU multiplies bfloat16 fast only where the result is float32.
+    summed: Any = jnp.float32 if jax.default_backend() == "cpu" else dtype
+    return jnp.einsum(spec, x, y, preferred_element_type=summed).astype(dtype)
+
+
+def _forward(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _bfloat16_product(spec, x, y, dtype), (x, y)
+
+
+def _backward(
+    spec: str, dtype: jnp.dtype, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    del dtype
+    x, y = kept
+    factors, result = spec.split("->")
+    left, right = factors.split(",")
+    gradient = gradient.astype(x.dtype)
+    return (
+        _bfloat16_product(f"{result},{right}->{left}", gradient, y, x.dtype),
+        _bfloat16_product(f"{left},{result}->{right}", x, gradient, y.dtype),
+    )
+
+
+_bfloat16_product.defvjp(_forward, _backward)
+
+
+def dot_general(
+    x: jax.Array,
+    y: jax.Array,
+    dimension_numbers: Any,
+    precision: jax.lax.PrecisionLike = None,
+    preferred_element_type: Any = None,
+) -> jax.Array:
+    """`product` as Flax's dense layers take it: the first's last axes by the second's first ones."""
+    if x.dtype != jnp.bfloat16:
+        return jax.lax.dot_general(x, y, dimension_numbers, precision, preferred_element_type)
+    ((contracted, _), (batch, _)) = dimension_numbers
+    if batch:
+        raise NotImplementedError("a dense layer with batch axes")
+    left = _LETTERS[: x.ndim]
+    shared = "".join(left[axis] for axis in contracted)
+    added = _LETTERS[x.ndim : x.ndim + y.ndim - len(contracted)]
+    kept = "".join(letter for letter in left if letter not in shared)
+    return product(f"{left},{shared}{added}->{kept}{added}", x, y, x.dtype)
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x [..., C] by y [C, F], or x [B, L, C] by y [B, C, F]; in the dtype of both."""
+    if y.ndim == 3:
+        return product("blc,bcf->blf", x, y, x.dtype)
+    return dot_general(x, y, (((x.ndim - 1,), (0,)), ((), ())))
