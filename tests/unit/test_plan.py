@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vitpose_jax.models.products import traced_for
 from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.plan import __main__ as command
 from vitpose_jax.plan import case as plan_case
@@ -192,8 +191,7 @@ def test_a_compiled_step_and_its_estimate_agree():
 def test_steps_and_forward_passes_lower_for_gpus(decoder):
     case = toy(decoder=decoder, remat="dots")
     program, batch = case.program(plan_case.abstract_mesh((2, 2, 2)))
-    with traced_for("cuda"):
-        exported = jax.export.export(program.step, platforms=["cuda"])(program.target, batch)
+    exported = jax.export.export(program.step, platforms=["cuda"])(program.target, batch)
     assert exported.platforms == ("cuda",) and exported.nr_devices == 8
     model = case.make_model()
     variables = {"params": program.target.params, "batch_stats": program.target.batch_stats}

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from vitpose_jax import trees
-from vitpose_jax.models.products import traced_for
 from vitpose_jax.plan import hlo
 from vitpose_jax.plan.case import Case, Places, abstract_mesh, described_devices, group, places, split_over
 from vitpose_jax.plan.chips import Topology, exchange
@@ -33,8 +32,7 @@ def compiled(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
     program, batch = case.program(mesh)
     begin = time.perf_counter()
     try:
-        with traced_for("tpu"):
-            executable = program.step.trace(program.target, batch).lower().compile()
+        executable = program.step.trace(program.target, batch).lower().compile()
     except jax.errors.JaxRuntimeError as error:
         return _out_of_memory(case, where, sizes, program.target, batch, str(error), time.perf_counter() - begin)
     seconds = time.perf_counter() - begin
@@ -107,8 +105,9 @@ class _Share(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _share(case: str) -> _Share:
     """Of a case as JSON: many meshes give a device the same share of the batch."""
-    program, batch = Case(**json.loads(case)).program(abstract_mesh((1, 1, 1)))
-    with traced_for("tpu"):  # or a GPU: what is special is a CPU
+    mesh = abstract_mesh((1, 1, 1))
+    program, batch = Case(**json.loads(case)).program(mesh)
+    with jax.sharding.use_abstract_mesh(mesh):  # not of this machine's CPU: its products of bfloat16 are others
         return _Share(program.step.trace(program.target, batch).jaxpr.jaxpr, program.target, batch)
 
 
@@ -119,8 +118,7 @@ def lower_for_gpu(case: Case, sizes: tuple[int, int, int]) -> None:
         ValueError: for sizes that do not divide.
     """
     program, batch = case.program(abstract_mesh(sizes))
-    with traced_for("cuda"):
-        program.step.trace(program.target, batch).lower(lowering_platforms=("cuda",))
+    program.step.trace(program.target, batch).lower(lowering_platforms=("cuda",))
 
 
 # Arrays on TPUs are tiles of 8 rows. Of shards that are not made of whole tiles libtpu's compiler makes sums instead of
