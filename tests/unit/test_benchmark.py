@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import types
 
 import jax
 import numpy as np
@@ -67,6 +68,12 @@ def test_facts_stand_beside_timings_or_alone():
     assert list(both) == ["one", "other"], "the first that was timed is the reference"
     assert (both["one"]["crops_per_s"], both["one"]["tflops"]) == (16.0, 0.064)  # 8 crops in 0.5 s, 2 x 2 GFLOP each
     assert "mfu" not in both["one"] and "crops_per_s" not in both["other"]
+
+
+@pytest.mark.parametrize(("kind", "peak"), [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("cpu", None)])
+def test_utilisation_is_of_what_the_maker_promises(kind, peak, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind=kind)])
+    assert timing.machine.peak_flops() == peak
 
 
 def test_a_wrong_setting_is_one_sentence(capsys):

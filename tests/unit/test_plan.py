@@ -238,6 +238,15 @@ def test_what_an_exchange_costs():
     assert row.seconds == pytest.approx(3e6 / chip.link_bandwidth + 3 * chips.HOP_S)
 
 
+def test_a_step_is_traced_for_the_chip_and_not_for_the_cpu_here():
+    # A CPU sums products of bfloat16 in float32; elsewhere only those of attention are float32.
+    case = toy(decoder="simple")
+    program, batch = case.program(plan_case.abstract_mesh((1, 1, 1)))
+    here = str(program.step.trace(program.target, batch).jaxpr).count("preferred_element_type=bfloat16")
+    planned = str(planning._share(json.dumps(case._asdict())).jaxpr).count("preferred_element_type=bfloat16")
+    assert here == 0 and planned > 10
+
+
 def test_parts_of_a_batch_hold_less_and_exchange_more():
     where = chips.topology("gpu:2xH100")
     whole, parts = (

@@ -62,6 +62,15 @@ def test_no_product_of_a_bfloat16_block_is_in_float32():
     assert set(found) == {(narrow, narrow, wide)}
 
 
+def test_elsewhere_results_are_bfloat16():
+    """A program for a described mesh is traced on a CPU and does not run there."""
+    x = jnp.ones((2, 2), jnp.bfloat16)
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.sharding.use_abstract_mesh(mesh):
+        found = products_in(jax.make_jaxpr(lambda x: matmul(x, x))(x).jaxpr)
+    assert found == [(jnp.dtype(jnp.bfloat16),) * 3]
+
+
 def test_dense_layers_and_rows():
     x, y = jnp.arange(24.0).reshape(2, 3, 4), jnp.arange(20.0).reshape(4, 5)
     narrow = [each.astype(jnp.bfloat16) for each in (x, y)]

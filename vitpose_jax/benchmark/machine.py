@@ -9,6 +9,11 @@ from typing import Any
 
 import jax
 
+from vitpose_jax.plan.chips import CHIPS
+
+# Part of JAX's name of a device to its row.
+CHIP_OF = {"v5 lite": "v5e", "v5p": "v5p", "v6 lite": "v6e", "A100": "A100", "H100": "H100", "H200": "H200"}
+
 
 def device() -> str:
     """The devices that jax computes on, "1 x cpu"."""
@@ -41,7 +46,9 @@ def load_average() -> float | None:
 
 def peak_flops() -> float | None:
     """Operations a second of bfloat16 products, as a device's maker says; None where that is not known: of CPUs."""
-    return None
+    kind = jax.devices()[0].device_kind
+    names = [name for part, name in CHIP_OF.items() if part in kind]
+    return CHIPS[names[0]].peak_flops if names else None
 
 
 def peak_memory_gib() -> float | None:

@@ -17,7 +17,11 @@ _HEADS = {512: 16}
 def is_whole(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether tensors under official names are a masked autoencoder with its decoder, for patches as they are here."""
     kernel, predicted = (tensors.get(f"{name}.weight") for name in ("mae_decoder.embed", "mae_decoder.pred"))
-    return kernel is not None and predicted is not None and len(predicted) == mae.PATCH_VALUES
+    theirs, ours = (
+        {name.removeprefix(block) for name in tensors if name.startswith(block)}
+        for block in ("mae_decoder.blocks.0.", "backbone.blocks.0.")
+    )
+    return kernel is not None and predicted is not None and len(predicted) == mae.PATCH_VALUES and theirs == ours
 
 
 def without_decoder(tensors: dict[str, np.ndarray]) -> dict[str, str]:

@@ -10,7 +10,7 @@ Source: arXiv 2111.06377; `models_mae.py` of facebookresearch/mae, which takes s
 import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -117,7 +117,7 @@ class MAE(nn.Module):
     dtype: jnp.dtype
 
     experts = ()  # like those of a ViTPose
-    num_keypoints = MappingProxyType({})  # likewise: it has no decoder of poses
+    num_keypoints: ClassVar[Mapping[str, int]] = MappingProxyType({})  # likewise: it has no decoder of poses
 
     @property
     def image_size(self) -> Size:

@@ -1,6 +1,5 @@
 """Matrix products in bfloat16 that are summed in float32, forward and backward, fast on every backend."""
 
-import functools
 from typing import Any
 
 import jax
@@ -26,32 +25,44 @@ def product(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Arra
     return _bfloat16_product(spec, x, y, jnp.dtype(dtype))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _bfloat16_product(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def _summed(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
     # A CPU multiplies bfloat16 fast only where the result is float32.
-    summed: Any = jnp.float32 if jax.default_backend() == "cpu" else dtype
+    summed: Any = jnp.float32 if _for_cpu() else dtype
     return jnp.einsum(spec, x, y, preferred_element_type=summed).astype(dtype)
 
 
-def _forward(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _bfloat16_product(spec, x, y, dtype), (x, y)
+_bfloat16_product = jax.custom_vjp(_summed, nondiff_argnums=(0, 3))
+
+
+def _forward(spec: str, x: Any, y: Any, dtype: jnp.dtype) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
+    """Keeps a factor only where the other one's gradient is asked for: of a frozen weight there is none."""
+    kept = (x.value if y.perturbed else None, y.value if x.perturbed else None)
+    return _summed(spec, x.value, y.value, dtype), kept
 
 
 def _backward(
-    spec: str, dtype: jnp.dtype, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    spec: str, dtype: jnp.dtype, kept: tuple[jax.Array | None, ...], gradient: jax.Array
+) -> tuple[jax.Array | None, ...]:
     del dtype
     x, y = kept
     factors, result = spec.split("->")
     left, right = factors.split(",")
-    gradient = gradient.astype(x.dtype)
+    gradient = gradient.astype(jnp.bfloat16)
     return (
-        _bfloat16_product(f"{result},{right}->{left}", gradient, y, x.dtype),
-        _bfloat16_product(f"{left},{result}->{right}", x, gradient, y.dtype),
+        None if y is None else _summed(f"{result},{right}->{left}", gradient, y, gradient.dtype),
+        None if x is None else _summed(f"{left},{result}->{right}", x, gradient, gradient.dtype),
     )
 
 
-_bfloat16_product.defvjp(_forward, _backward)
+_bfloat16_product.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _for_cpu() -> bool:
+    """Whether what is traced will run on a CPU; a mesh may be of devices that are only described."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.default_backend() == "cpu"
+    return mesh.abstract_device is not None and mesh.abstract_device.platform == "cpu"
 
 
 def dot_general(

@@ -22,7 +22,7 @@ EXPERIMENTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("configs/vitpose_g.py", (), ("v5e:2x4", "v5e:16x16")),
     ("configs/vitpose_h.py", (), ("v5e:2x4", "v5e:16x16")),
     ("configs/vitpose_b.py", (), ("v5e:2x4", "v5e:16x16")),
-    ("configs/vitpose_l.py", (), ()),
+    ("configs/vitpose_l.py", (), ("v5e:2x4", "v5e:16x16")),
     ("configs/vitpose_g.py", (_SMALL,), ()),
 )  # fmt: skip
 
