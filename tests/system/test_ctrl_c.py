@@ -27,7 +27,7 @@ def test_the_run_is_saved_and_says_so(drawn, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
-        exit_code = process.wait(timeout=60)
+        exit_code = process.wait(timeout=180)
     text = (tmp_path / "output").read_text()
     assert exit_code == 130, text
     assert "Traceback" not in text

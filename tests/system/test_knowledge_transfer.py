@@ -120,6 +120,7 @@ def compare_distillation(folder: str) -> None:
     assert_same(distilled(sharding.make_mesh(data=2, fsdp=2, tensor=2), folder), one)
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_what_one_does(tmp_path):
     settings = {
         "num_keypoints": {"coco": 5}, "decoder": "simple", "embed_dim": 32, "depth": 1, "num_heads": 4, "mlp_dim": 64,

@@ -156,6 +156,7 @@ def test_two_processes_evaluate_every_instance_once(arguments, straight, tmp_pat
     assert len(json.loads((tmp_path / "two" / "results_synthetic.json").read_text())) > 4  # more than a batch
 
 
+@pytest.mark.slow
 def test_processes_that_hold_the_same_rows_make_the_same_crops(arguments, straight, tmp_path):
     settings = ["--config.mesh.tensor=2", "--config.train.epochs=1"]  # each process has a half of every layer
     for code, _, err in two("train.py", [*arguments, f"--workdir={tmp_path}", *settings]):

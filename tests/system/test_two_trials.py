@@ -4,6 +4,8 @@ import csv
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 SWEEP = """
@@ -23,6 +25,7 @@ def get_sweep():
 """
 
 
+@pytest.mark.slow  # the default tests launch a stand-in for train.py
 def test_a_sweep_of_two_trials(drawn, tmp_path):
     (tmp_path / "two.py").write_text(SWEEP.format(built=str(drawn)))
     command = [sys.executable, "-m", "vitpose_jax.sweep", str(tmp_path / "two.py"), "--folder", str(tmp_path / "two")]

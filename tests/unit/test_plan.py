@@ -129,6 +129,7 @@ ENTRY %main (a: s32[]) -> (s32[]) {
     ("replica_groups=[2,2]<=[2,2]T(1,0), x", ((0, 2), (1, 3))),
     ("replica_groups=mesh['a'=2,'b'=2] {'b'}, x", ((0, 1), (2, 3))),
     ("replica_groups=mesh['a'=2,'b'=2] {'a'}, x", ((0, 2), (1, 3))),
+    ("replica_groups=mesh['a'=1,'b'=2,'c'=2], device_ids=([2,2]T(1,0)) {'c'}, x", ((0, 2), (1, 3))),
     ("source_target_pairs={{0,1},{1,0}}", ((0, 1), (1, 0))),
 ])  # fmt: skip
 def test_groups_of_devices(written, groups):

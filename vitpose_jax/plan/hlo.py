@@ -338,7 +338,7 @@ def device_groups(attributes: str, num_devices: int) -> tuple[tuple[int, ...], .
 
     Args:
         attributes: of the instruction: `{{0,1},{2,3}}`, `[2,2]<=[4]`, `[2,2]<=[2,2]T(1,0)`, `mesh['a'=2,'b'=2] {'b'}`,
-            or `source_target_pairs`.
+            `mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}`, or `source_target_pairs`.
         num_devices: of the mesh.
 
     Raises:
@@ -354,11 +354,16 @@ def device_groups(attributes: str, num_devices: int) -> tuple[tuple[int, ...], .
         devices = np.arange(math.prod(order)).reshape(order)
         devices = devices.transpose(swap) if swap else devices
         return tuple(map(tuple, devices.reshape(shape).tolist()))
-    if match := re.match(r"mesh\[([^\]]*)\](?: device_ids=\(?\[?([\d,]*)[^{]*)? ?\{([^}]*)\}", text):
+    ids = r"(?:,? device_ids=\(?\[?([\d,]*)\]?(?:T\(([\d,]+)\))?[^{]*)?"
+    if match := re.match(rf"mesh\[([^\]]*)\]{ids} ?\{{([^}}]*)\}}", text):
         sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", match[1])}
-        used = re.findall(r"'([^']+)'", match[3])
-        order = [axis for axis in sizes if axis not in used] + used
-        devices = np.array([int(x) for x in match[2].split(",")]) if match[2] else np.arange(math.prod(sizes.values()))
-        devices = devices.reshape(tuple(sizes.values())).transpose([list(sizes).index(axis) for axis in order])
+        numbers, swap = ([int(x) for x in part.split(",")] if part else [] for part in match.group(2, 3))
+        devices = np.array(numbers)
+        if len(numbers) != math.prod(sizes.values()):  # a shape, or nothing: in the order of a transposed one
+            devices = np.arange(math.prod(sizes.values())).reshape(numbers or -1)
+            devices = devices.transpose(swap) if swap else devices
+        used = re.findall(r"'([^']+)'", match[4])
+        axes = [axis for axis in sizes if axis not in used] + used
+        devices = devices.reshape(tuple(sizes.values())).transpose([list(sizes).index(axis) for axis in axes])
         return tuple(map(tuple, devices.reshape(-1, math.prod(sizes[axis] for axis in used)).tolist()))
     raise ValueError(f"groups of devices written in an unknown way: {text[:120]!r}")
