@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from tests.random_models import random_model
+from vitpose_jax import trees
 from vitpose_jax.models import vit
 from vitpose_jax.models.products import dot_general, matmul, product
+from vitpose_jax.models.rounded import rounded
 
 SPECS = [
     ("...qd,...kd->...qk", (2, 3, 5, 4), (2, 3, 6, 4)),
@@ -81,3 +84,17 @@ def test_dense_layers_and_rows():
     assert two.shape == (3, 5) and float(two[0, 0]) == 4.0
     with pytest.raises(NotImplementedError, match="batch"):
         dot_general(*narrow, (((2,), (0,)), ((0,), (1,))))
+
+
+@pytest.mark.parametrize("decoder", ["classic", "simple"])
+def test_rounded_weights_give_the_same_heatmaps_to_the_bit(decoder):
+    loaded = random_model(decoder=decoder, depth=1, dtype="bfloat16")
+    crops = np.random.default_rng(0).integers(0, 256, (1, *loaded.model.image_size, 3), dtype=np.uint8)
+    small = rounded(loaded.model, loaded.variables)
+    ours, want = (jax.jit(lambda v, c: loaded.model.apply(v, c, train=False))(each, crops)["coco"]
+                  for each in (small, loaded.variables))  # fmt: skip
+    np.testing.assert_array_equal(ours, want)
+    sizes = [sum(leaf.nbytes for leaf in trees.flatten(each).values()) for each in (small, loaded.variables)]
+    assert sizes[0] < 0.6 * sizes[1]
+    plain = random_model(depth=1)
+    assert rounded(plain.model, plain.variables) is plain.variables

@@ -19,23 +19,31 @@ from vitpose_jax.progress import progress_bar
 
 BEGIN, END = "<!-- made by `make bench`: begin -->", "<!-- made by `make bench`: end -->"
 
-_B, _B_SIMPLE = "--config configs/vitpose_b.py", "--config configs/vitpose_b_simple.py"
-_FEW = "--against torch --repeats 3"
+_B = "--config configs/vitpose_b.py"
+
+
+def _forwards(*cases: tuple[str, int]) -> tuple[str, ...]:
+    """Both precisions of (config, batch): a command each, so that one that was stopped costs little."""
+    return tuple(
+        f"forward --config configs/vitpose_{name}.py --batch_size {batch} --dtype {dtype} --against torch --repeats 3"
+        for name, batch in cases for dtype in ("float32", "bfloat16")
+    )  # fmt: skip
+
+
+# The most telling first.
 CPU = (
-    f"forward {_B} {_FEW}",
     f"train {_B} --batch_size 8 --dtype float32 --against torch-eager torch-eager-fast --repeats 3",
+    *_forwards(("b", 8)),
     "decode --repeats 20",
     "evaluate --repeats 3",
     "input --repeats 5",
     "compile --config configs/quickstart.py --batch_size 32 --repeats 2",
-    f"compile {_B} --repeats 1",
-    f"predict {_B} --batch_size 8 --dtype float32 --repeats 5",
-    f"forward {_B_SIMPLE} {_FEW}",
-    f"forward --config configs/vitpose_s.py {_FEW}",
+    f"predict {_B} --batch_size 8 --dtype float32 --repeats 3",
+    *_forwards(("b", 1), ("s", 8), ("b_simple", 8), ("s", 1), ("b", 32)),
     "mixed --repeats 3",
-    f"forward --config configs/vitpose_s_simple.py {_FEW}",
-    f"forward --config configs/vitpose_l.py --batch_size 8 {_FEW}",
-    f"forward --config configs/vitpose_l_simple.py --batch_size 8 {_FEW}",
+    f"compile {_B} --repeats 1",
+    *_forwards(("b_simple", 1), ("b_simple", 32), ("s", 32), ("s_simple", 1), ("s_simple", 8), ("s_simple", 32)),
+    *_forwards(("l", 1), ("l", 8), ("l_simple", 1), ("l_simple", 8), ("l", 32), ("l_simple", 32)),
 )
 _BF16 = "--dtype bfloat16 --repeats 20"
 GPU = (

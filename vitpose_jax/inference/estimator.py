@@ -25,6 +25,7 @@ from vitpose_jax.evaluation.predict import make_heatmaps, make_predict
 from vitpose_jax.evaluation.results import rescore
 from vitpose_jax.inference import device_crops
 from vitpose_jax.keypoints import KeypointSet
+from vitpose_jax.models.rounded import rounded
 from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.training import sharding
 from vitpose_jax.training.checkpoint import LoadedModel, load_model
@@ -48,7 +49,7 @@ class PoseEstimator:
 
     Attributes:
         model: the network.
-        variables: {"params", "batch_stats"}, on the devices.
+        variables: {"params", "batch_stats"}, on the devices, as `models.rounded` leaves them.
         dataset: name of the decoder in use.
         keypoint_set: what it predicts.
         udp: convention of its crops, see `geometry`.
@@ -87,7 +88,8 @@ class PoseEstimator:
         self._cropping = cropping
         self._mesh = sharding.make_mesh()
         self._threads = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-        self.variables = {part: sharding.place(tree, self._mesh) for part, tree in loaded.variables.items()}
+        placed = {part: sharding.place(tree, self._mesh) for part, tree in loaded.variables.items()}
+        self.variables = rounded(self.model, placed)
         self.batch_sizes = _batch_sizes(batch_size, jax.device_count())
         self.flip_test = flip_test
         of_this: dict[str, Any] = {
