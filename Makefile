@@ -26,6 +26,11 @@ $(VENV)/tracking: $(VENV)/runtime requirements-tracking.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-tracking.txt
 	touch $@
 
+# Apart from the rest: where libtpu can be imported, every JAX program looks for a TPU.
+$(VENV)/tpu-compiler: $(VENV)/runtime requirements-plan.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ -r requirements-plan.txt
+	touch $@
+
 $(VENV)/test: $(VENV)/tracking requirements-test.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
@@ -45,11 +50,11 @@ demo: runs/quickstart/checkpoints $(VENV)/tracking
 	$(RUN) -m vitpose_jax.inference runs/demo/people.mp4 --checkpoint runs/quickstart \
 		--bboxes runs/demo/people.json --smooth --out runs/demo/poses
 
-test: $(VENV)/test lint
-	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+test: $(VENV)/test $(VENV)/tpu-compiler lint
+	PYTHONPATH=$(CURDIR)/$(VENV)/tpu-compiler $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-test-slow: $(VENV)/test
-	$(RUN) -m pytest -m slow
+test-slow: $(VENV)/test $(VENV)/tpu-compiler
+	PYTHONPATH=$(CURDIR)/$(VENV)/tpu-compiler $(RUN) -m pytest -m slow
 
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
@@ -59,8 +64,8 @@ lint: $(VENV)/test
 bench: $(VENV)/test
 	$(RUN) -m vitpose_jax.benchmark all --document docs/performance.md
 
-scaling: $(VENV)/test
-	$(RUN) -m vitpose_jax.plan --document docs/scaling.md
+scaling: $(VENV)/tpu-compiler
+	PYTHONPATH=$(CURDIR)/$(VENV)/tpu-compiler $(RUN) -m vitpose_jax.plan --document docs/scaling.md
 
 clean:
 	rm -rf $(VENV) data/synthetic data/synthetic_source runs/quickstart runs/demo
