@@ -1,4 +1,8 @@
-"""Ctrl-C as a terminal sends it: to the whole process group, worker processes included."""
+"""Ctrl-C as a terminal sends it: to the whole process group, worker processes included; a trace of steps before it.
+
+Tracing stands here because this run is a process of its own: where the tests of plans have loaded libtpu, the profiler
+crashes the process.
+"""
 
 import os
 import signal
@@ -18,12 +22,11 @@ SETTINGS = (
 
 def test_the_run_is_saved_and_says_so(drawn, tmp_path):
     command = [sys.executable, "train.py", "--config", "configs/quickstart.py", "--workdir", str(tmp_path / "run")]
-    command += [f"--config.datasets.synthetic.dir={drawn}", *SETTINGS]
+    command += [f"--config.datasets.synthetic.dir={drawn}", "--profile=1,2", *SETTINGS]
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
-        scalars = tmp_path / "run" / "metrics.jsonl"
         deadline = time.monotonic() + 180
-        while not (scalars.exists() and scalars.read_text()) and process.poll() is None:
+        while not list((tmp_path / "run" / "profile").rglob("*.xplane.pb")) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
@@ -31,4 +34,5 @@ def test_the_run_is_saved_and_says_so(drawn, tmp_path):
     text = (tmp_path / "output").read_text()
     assert exit_code == 130, text
     assert "Traceback" not in text
-    assert checkpoint.load_model(tmp_path / "run").step >= 1
+    assert f"profile of steps 1 to 2: {tmp_path / 'run' / 'profile'}" in text
+    assert checkpoint.load_model(tmp_path / "run").step >= 3

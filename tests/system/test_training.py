@@ -94,11 +94,9 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(shrunk_config, finished_r
     assert [line["step"] for line in scalars(tmp_path)] == [1, 2, 3, 4, 5, 6, 6]
 
 
-def test_a_trace_of_chosen_steps(shrunk_config, tmp_path):
-    train(shrunk_config({"train.epochs": 1}), tmp_path, profile=(1, 2))
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+def test_steps_that_cannot_be_traced_are_refused(shrunk_config, tmp_path):
     with pytest.raises(ValueError, match="from 0 to 2, counted from where this call starts, not"):
-        train(shrunk_config({"train.epochs": 2}), tmp_path, profile=(1, 3))
+        train(shrunk_config({"train.epochs": 1}), tmp_path, profile=(1, 3))
 
 
 def test_a_finished_run_does_nothing_more(shrunk_config, finished_run, capsys):
