@@ -1,8 +1,10 @@
 """The command line of a script: flags that scripts share; a wrong override is one sentence, not a traceback."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 
 def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -26,6 +28,29 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
         reason = str(error).replace("\\n", " ").replace("\\'", "'").replace("'", "").strip('"')
         given = [argument for argument in argv[1:] if argument.startswith("--config")]
         raise SystemExit(f"{argv[0]}: {reason} (in {' '.join(given)}). Every setting is in configs/common.py") from None
+
+
+def read_config(program: str, path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The experiment that a command names, as `train.py` would see it.
+
+    Args:
+        program: whose command line it is, for messages.
+        path: of a file of `configs/`.
+        overrides: `--config.…` arguments.
+
+    Raises:
+        SystemExit: for a file or an override that does not exist or is of the wrong type, or another argument.
+    """
+    values = flags.FlagValues()
+    arguments = [program, f"--config={path}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    left = parse(arguments, values)[1:]
+    if left:
+        raise SystemExit(f"{program}: unknown arguments {left}")
+    try:
+        return values.config.copy_and_resolve_references()
+    except OSError as error:
+        raise SystemExit(f"{program}: {path}: {str(error).splitlines()[-1].strip()}") from None
 
 
 def define_processes() -> None:

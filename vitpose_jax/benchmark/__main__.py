@@ -20,9 +20,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
 from configs import command_line
 from vitpose_jax.benchmark import machine, suite, timing
 from vitpose_jax.benchmark.attention import attention
@@ -111,16 +108,7 @@ def read_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         SystemExit: for a file or an override that does not exist.
     """
-    values = flags.FlagValues()
-    arguments = ["vitpose_jax.benchmark", f"--config={path}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
-    left = command_line.parse(arguments, values)[1:]
-    if left:
-        raise SystemExit(f"vitpose_jax.benchmark: unknown arguments {left}")
-    try:
-        config = values.config.copy_and_resolve_references().to_dict()
-    except OSError as error:
-        raise SystemExit(f"vitpose_jax.benchmark: {path}: {str(error).splitlines()[-1].strip()}") from None
+    config = command_line.read_config("vitpose_jax.benchmark", path, overrides).to_dict()
     if config["task"] != "pose":
         raise SystemExit(f"vitpose_jax.benchmark: {path} trains no pose model; its task is {config['task']!r}")
     return {"name": config["name"], "model": config["model"]}

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 # Before jax is imported: nothing here computes, and no accelerator shall be looked for.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from absl import flags
-from ml_collections import config_flags
 
 from configs import command_line
 from vitpose_jax.plan import document, planning
@@ -39,16 +37,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> tuple[Case, dict[st
     Raises:
         SystemExit: for a file or an override that does not exist.
     """
-    values = flags.FlagValues()
-    arguments = ["vitpose_jax.plan", f"--config={path}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
-    left = command_line.parse(arguments, values)[1:]
-    if left:
-        raise SystemExit(f"vitpose_jax.plan: unknown arguments {left}")
-    try:
-        config = values.config.copy_and_resolve_references()
-    except OSError as error:
-        raise SystemExit(f"vitpose_jax.plan: {path}: {str(error).splitlines()[-1].strip()}") from None
+    config = command_line.read_config("vitpose_jax.plan", path, overrides)
     case = Case(
         name=config.name, model=config.model.to_dict(), optimizer=config.optimizer.to_dict(),
         schedule=config.schedule.to_dict(), codec=config.codec.to_dict() if "codec" in config else {},

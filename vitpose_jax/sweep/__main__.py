@@ -19,9 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
 from configs import command_line
 from vitpose_jax.sweep import clusters, local, record, results
@@ -30,31 +28,17 @@ from vitpose_jax.sweep.trials import Sweep, load, override
 Configs = dict[str, dict[str, Any]]
 
 
-def read_config(arguments: Sequence[str]) -> dict[str, Any]:
-    """The config that train.py would see, as nested dictionaries.
-
-    Raises:
-        SystemExit: for a file or an override that does not exist or is of the wrong type.
-    """
-    values = flags.FlagValues()
-    line = ["sweep", *arguments]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
-    command_line.parse(line, values)
-    return values.config.copy_and_resolve_references().to_dict()
-
-
 def read_configs(sweep: Sweep) -> Configs:
     """Every trial's config, by the trial's name.
 
     Raises:
         ValueError: naming every override that the config does not take, and trials that are the same run.
     """
-    base = f"--config={sweep.config}"
     faults: dict[str, str] = {}
     for name, overrides in {"fixed": sweep.fixed, **sweep.by_name}.items():
         for key, value in overrides.items():
             try:
-                found: Any = read_config([base, override(key, value)])
+                found: Any = command_line.read_config("sweep", sweep.config, [override(key, value)]).to_dict()
                 for part in key.split("."):
                     found = found[part]
                 if found != (tuple(value) if isinstance(value, list) else value):
@@ -63,7 +47,9 @@ def read_configs(sweep: Sweep) -> Configs:
                 faults.setdefault(key, f"{str(fault).removeprefix('sweep: ')} [{name}]")
     if faults:
         raise ValueError("this sweep cannot run:\n  " + "\n  ".join(faults.values()))
-    configs = {name: read_config(sweep.arguments(name)) for name in sweep.by_name}
+    configs = {
+        name: command_line.read_config("sweep", sweep.config, sweep.overrides(name)).to_dict() for name in sweep.by_name
+    }
     first: dict[str, str] = {}
     for name, config in configs.items():
         other = first.setdefault(json.dumps(config, sort_keys=True), name)

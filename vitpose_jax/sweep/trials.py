@@ -69,10 +69,13 @@ class Sweep:
         """{trial's name: the settings it changes}; the name is also that of its folder."""
         return {trial_name(overrides): dict(overrides) for overrides in self.trials}
 
+    def overrides(self, name: str) -> list[str]:
+        """What `train.py` is told to change of the config for a trial."""
+        return [override(key, value) for key, value in {**self.fixed, **self.by_name[name]}.items()]
+
     def arguments(self, name: str) -> list[str]:
         """What `train.py` is told for a trial, its folder aside."""
-        overrides = {**self.fixed, **self.by_name[name]}
-        return [f"--config={self.config}", *(override(key, value) for key, value in overrides.items())]
+        return [f"--config={self.config}", *self.overrides(name)]
 
 
 def load(path: str) -> Sweep:
