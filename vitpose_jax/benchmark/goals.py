@@ -28,13 +28,13 @@ class Goal(NamedTuple):
 
 
 def ratio(*variants: str, clock: str = "wall", dtype: str | None = None) -> Value:
-    """The smallest ratio of some variants: that of the fastest of them."""
+    """The smallest ratio of some variants, that of the fastest of them; of lines that have all of them."""
 
     def value(record: Record) -> float | None:
-        if dtype is not None and record["dtype"] != dtype:
+        if (dtype is not None and record["dtype"] != dtype) or not set(variants) <= record["variants"].keys():
             return None
-        found = [record["variants"][name][clock]["ratio"] for name in variants if name in record["variants"]]
-        return min((each for each in found if each is not None), default=None)
+        found = [record["variants"][name][clock]["ratio"] for name in variants]
+        return None if None in found else min(found)
 
     return value
 
