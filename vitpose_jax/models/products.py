@@ -76,7 +76,7 @@ def dot_general(
     if x.dtype != jnp.bfloat16:
         return jax.lax.dot_general(x, y, dimension_numbers, precision, preferred_element_type)
     ((contracted, _), (batch, _)) = dimension_numbers
-    if batch:
+    if batch:  # Flax's layers here have none
         raise NotImplementedError("a dense layer with batch axes")
     left = _LETTERS[: x.ndim]
     shared = "".join(left[axis] for axis in contracted)

@@ -15,13 +15,13 @@ def print_plans(plans: Sequence[Plan], *, console: rich.console.Console | None =
     """One table, best first, then each plan in detail if there are few, then what was assumed."""
     console = console or rich.console.Console(width=None if sys.stdout.isatty() else 160)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    columns = (
+    columns: tuple[tuple[str, rich.console.JustifyMethod], ...] = (
         ("experiment", "left"), ("remat", "left"), ("topology", "left"), ("data,fsdp,tensor", "left"),
         ("batch", "right"), ("GiB of", "right"), ("fits", "left"), ("ms a step", "right"), ("images/s", "right"),
         ("of peak", "right"), ("most time", "left"), ("source", "left"),
     )  # fmt: skip
     for name, justify in columns:
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=True)
     for plan in plans:
         table.add_row(*cells(plan))
     console.print(table)

@@ -68,8 +68,9 @@ def collect(sweep: Sweep, folder: epath.Path, configs: Mapping[str, Mapping[str,
         )  # fmt: skip
 
     def rank(result: Result) -> tuple[bool, float]:
-        ranked = result.record.state == "finished" and result.value is not None
-        return (not ranked, (-result.value if sweep.goal == "max" else result.value) if ranked else 0.0)  # type: ignore[operator, return-value]
+        if result.record.state != "finished" or result.value is None:
+            return True, 0.0
+        return False, -result.value if sweep.goal == "max" else result.value
 
     return sorted(results, key=rank)
 
