@@ -351,19 +351,23 @@ def test_errors_of_the_command_are_sentences(arguments, message):
 def test_the_document_goes_on_where_it_stopped(tmp_path, monkeypatch):
     path = tmp_path / "scaling.md"
     path.write_text(f"# Scaling\n\n{document.BEGIN}\n{document.END}\n\nreading\n")
-    monkeypatch.setattr(document, "EXPERIMENTS", (("configs/vitpose_b.py", OVERRIDES, ("v5e:1x2",)),))
+    monkeypatch.setattr(document, "EXPERIMENTS", (("configs/vitpose_b.py", OVERRIDES),))
     monkeypatch.setattr(document, "MACHINES", {"v5e": ("v5e:1x2", "v5e:2x2"), "H100": ("gpu:2xH100",)})
     monkeypatch.setattr(document, "SHOWN", (2, 4))
+    monkeypatch.setattr(document, "FROM", 2)
+    monkeypatch.setattr(document, "TO", 4)
+    monkeypatch.setattr(document, "PROGRAMS", ((2, document.compile_best), (2, document.compile_replicated)))
     compiled = []
 
-    def compile_best(case, where, book):
-        compiled.append(where.name)
-        book.add(dataclasses.replace(planning.best_meshes(case, where)[0], source="compiled"))
+    def compiles(case, where, mesh):
+        compiled.append((where.name, mesh))
+        return dataclasses.replace(planning.estimated(case, where, mesh), source="compiled")
 
-    monkeypatch.setattr(document, "compile_best", compile_best)
+    monkeypatch.setattr(planning, "compiled", compiles)
     for _ in range(2):
         document.update(path, command.read_config, estimate_only=False)
-    assert compiled == ["v5e:1x2"]  # once
+    (best, _), (_, replicated) = compiled  # once each
+    assert best == "v5e:1x2" and replicated == (2, 1, 1)
     text = path.read_text()
     assert text.startswith("# Scaling") and text.endswith("reading\n")
     rows = [line for line in text.splitlines() if line.startswith("| v5e") or line.startswith("| gpu")]

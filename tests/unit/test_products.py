@@ -1,4 +1,6 @@
-"""Products in bfloat16: as exact as bfloat16 can be, and so are their gradients, none of which is a float32 product."""
+"""Products: in bfloat16 as exact as bfloat16 can be, and so are their gradients, none of which is a float32 product."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 from tests.random_models import random_model
 from vitpose_jax import trees
-from vitpose_jax.models import vit
+from vitpose_jax.models import placement, products, vit
 from vitpose_jax.models.products import dot_general, matmul, product
 from vitpose_jax.models.rounded import rounded
 
@@ -98,3 +100,41 @@ def test_rounded_weights_give_the_same_heatmaps_to_the_bit(decoder):
     assert sizes[0] < 0.6 * sizes[1]
     plain = random_model(depth=1)
     assert rounded(plain.model, plain.variables) is plain.variables
+
+
+def test_weights_that_come_as_bits_are_the_same_weights():
+    loaded = random_model(dtype="bfloat16")
+    stacked = [path for path, leaf in trees.flatten(rounded(loaded.model, loaded.variables)).items()
+               if leaf.dtype == products.BITS]  # fmt: skip
+    assert stacked and all(path.startswith("params/backbone/blocks/") for path in stacked)
+    weights = jnp.asarray([1.0, -0.1, 3e38], jnp.bfloat16)
+    np.testing.assert_array_equal(products.as_weights(products.as_bits(weights)), weights)
+    assert products.as_weights(weights) is weights
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gelu_and_its_gradient(dtype):
+    x = jnp.linspace(-6, 6, 101).astype(dtype)
+    exact = functools.partial(jax.nn.gelu, approximate=False)
+    wide = x.astype(jnp.float32)
+    for ours, want in ((vit.gelu(x), exact(wide)), (jax.grad(lambda x: vit.gelu(x).astype(jnp.float32).sum())(x),
+                                                    jax.grad(lambda x: exact(x).sum())(wide))):  # fmt: skip
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), want, atol=1e-6, rtol=2**-8 if dtype != jnp.float32 else 1e-5
+        )
+
+
+@pytest.mark.parametrize(("count", "calls"), [(3, [3]), (8, [8]), (16, [8]), (19, [8, 3])])
+def test_crops_go_through_in_chunks(count, calls):
+    sizes = []
+
+    def function(variables, x, y):
+        sizes.append(len(x))
+        return {"sum": variables + x + y[:, :1], "y": y}
+
+    x, y = jnp.arange(2.0 * count).reshape(count, 2), jnp.arange(3.0 * count).reshape(count, 3)
+    found = jax.jit(placement.in_chunks(function))(jnp.float32(1), x, y)
+    assert sizes == calls
+    np.testing.assert_array_equal(found["sum"], 1 + x + y[:, :1])
+    np.testing.assert_array_equal(found["y"], y)

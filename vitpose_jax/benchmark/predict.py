@@ -9,6 +9,7 @@ from vitpose_jax.benchmark import programs
 from vitpose_jax.benchmark.timing import Measured
 from vitpose_jax.evaluation.predict import make_predict
 from vitpose_jax.keypoints import KEYPOINT_SETS
+from vitpose_jax.models.placement import in_chunks
 from vitpose_jax.models.rounded import rounded
 from vitpose_jax.models.vitpose import normalize, vitpose
 
@@ -29,12 +30,12 @@ def predict(
             def forward(variables, images, network=network):
                 return network.apply(variables, images, train=False)
 
-            prepared = {"forward": programs.prepare(forward, (variables, normalize(crops)), batch_size)}
+            prepared = {"forward": programs.prepare(in_chunks(forward), (variables, normalize(crops)), batch_size)}
             for label, flip_test in (("keypoints", False), ("flip test", True)):
                 function = make_predict(
                     network, dataset=dataset, flip_index=points.flip_index, udp=True, flip_test=flip_test,
                     blur_kernel=11,
                 )  # fmt: skip
-                prepared[label] = programs.prepare(function, (variables, crops, matrices), batch_size)
+                prepared[label] = programs.prepare(in_chunks(function), (variables, crops, matrices), batch_size)
             said = {"config": name, "decoder": network.decoder, "batch_size": batch_size, "dtype": dtype}
             yield Measured(said, *programs.measure(prepared, repeats))

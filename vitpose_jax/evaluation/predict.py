@@ -18,6 +18,7 @@ from vitpose_jax.evaluation import baseline
 from vitpose_jax.evaluation.results import SUPPRESSIONS, Evaluation, Predictions
 from vitpose_jax.evaluation.scoring import HEADLINE, METRICS, check_boxes, check_files
 from vitpose_jax.evaluation.truncation import check_truncation, truncated_split
+from vitpose_jax.models.placement import in_chunks
 from vitpose_jax.models.rounded import rounded
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.progress import progress_bar
@@ -151,7 +152,7 @@ class Evaluator:
             model, dataset=dataset, flip_index=self.keypoint_set.flip_index, udp=split.dataset.udp,
             flip_test=flip_test, blur_kernel=blur_kernel,
         )  # fmt: skip
-        self._predict = jax.jit(sharding.on_mesh(predict, mesh))
+        self._predict = jax.jit(sharding.on_mesh(in_chunks(predict), mesh))
 
     @property
     def headline(self) -> str:

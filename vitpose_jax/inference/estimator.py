@@ -25,6 +25,7 @@ from vitpose_jax.evaluation.predict import make_heatmaps, make_predict
 from vitpose_jax.evaluation.results import rescore
 from vitpose_jax.inference import device_crops
 from vitpose_jax.keypoints import KeypointSet
+from vitpose_jax.models.placement import in_chunks
 from vitpose_jax.models.rounded import rounded
 from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.training import sharding
@@ -98,8 +99,9 @@ class PoseEstimator:
         }  # fmt: skip
         self.heatmaps = make_heatmaps(self.model, **of_this)
         self.predict = make_predict(self.model, **of_this, blur_kernel=loaded.file.codec["blur_kernel"])
-        self._compiled = jax.jit(self.predict)
-        self._compiled_with_cutting = jax.jit(functools.partial(device_crops.predict_regions, self.predict))
+        predict = in_chunks(self.predict)
+        self._compiled = jax.jit(predict)
+        self._compiled_with_cutting = jax.jit(functools.partial(device_crops.predict_regions, predict))
 
     @classmethod
     def load(cls, path: str | os.PathLike, **settings: Any) -> "PoseEstimator":

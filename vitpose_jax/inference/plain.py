@@ -62,9 +62,9 @@ class _Plain:
             return self.run(params["jaxpr"].jaxpr, params["jaxpr"].consts, given)
         if name == "remat2":
             return self.run(params["jaxpr"], (), given)
-        if name == "custom_jvp_call":
+        if name in ("custom_jvp_call", "custom_vjp_call"):
             return self.run(params["call_jaxpr"].jaxpr, params["call_jaxpr"].consts, given)
-        if name in ("optimization_barrier", "stop_gradient"):
+        if name in ("optimization_barrier", "stop_gradient", "layout_constraint"):
             return given
         if name == "pad":
             array, value = given

@@ -1,18 +1,22 @@
-"""Matrix products in bfloat16 that are summed in float32, forward and backward, fast on every backend."""
+"""Matrix products that are fast on every backend, forward and backward; in bfloat16 they are summed in float32."""
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from vitpose_jax.models.placement import on_cpu
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def product(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """`jnp.einsum` of two arrays.
+    """`jnp.einsum` of two arrays, whose gradients are the products that a CPU is fast at.
 
-    In float32 nothing else than that. In bfloat16 the gradients are products in bfloat16, too: those of a product with
-    a float32 result would otherwise be products of float32 arrays, several times slower.
+    Those that differentiation writes by itself differ in two ways. Of a bfloat16 product with a float32 result they are
+    products of float32 arrays, several times slower. And of weights they come transposed, which XLA's CPU backend
+    leaves to a slower routine.
 
     Args:
         spec: each letter stands in at least two of the three terms.
@@ -20,18 +24,16 @@ def product(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Arra
         y: the same.
         dtype: of the result.
     """
-    if x.dtype != jnp.bfloat16:
-        return jnp.einsum(spec, x, y, preferred_element_type=dtype)
-    return _bfloat16_product(spec, x, y, jnp.dtype(dtype))
+    return _product(spec, x, y, jnp.dtype(dtype))
 
 
 def _summed(spec: str, x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
     # A CPU multiplies bfloat16 fast only where the result is float32.
-    summed: Any = jnp.float32 if _for_cpu() else dtype
+    summed: Any = jnp.float32 if x.dtype == jnp.bfloat16 and on_cpu() else dtype
     return jnp.einsum(spec, x, y, preferred_element_type=summed).astype(dtype)
 
 
-_bfloat16_product = jax.custom_vjp(_summed, nondiff_argnums=(0, 3))
+_product = jax.custom_vjp(_summed, nondiff_argnums=(0, 3))
 
 
 def _forward(spec: str, x: Any, y: Any, dtype: jnp.dtype) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
@@ -47,22 +49,29 @@ def _backward(
     x, y = kept
     factors, result = spec.split("->")
     left, right = factors.split(",")
-    gradient = gradient.astype(jnp.bfloat16)
-    return (
-        None if y is None else _summed(f"{result},{right}->{left}", gradient, y, gradient.dtype),
-        None if x is None else _summed(f"{left},{result}->{right}", x, gradient, gradient.dtype),
-    )
+    to_x = to_y = None
+    if y is not None:
+        gradient = gradient.astype(y.dtype)
+        to_x = _summed(f"{result},{right}->{left}", gradient, y, y.dtype)
+    if x is not None:
+        to_y = _gradient_of_right(spec, x, gradient.astype(x.dtype))
+    return to_x, to_y
 
 
-_bfloat16_product.defvjp(_forward, _backward, symbolic_zeros=True)
+def _gradient_of_right(spec: str, x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Of a product's second factor."""
+    factors, result = spec.split("->")
+    left, right = factors.split(",")
+    if gradient.size >= x.size or not on_cpu():
+        return _summed(f"{left},{result}->{right}", x, gradient, x.dtype)
+    # Before it multiplies, a CPU transposes the first factor: better the smaller one. The barrier keeps XLA from
+    # turning them round again.
+    turned = "".join(sorted(right, key=left.__contains__))
+    found = jax.lax.optimization_barrier(_summed(f"{result},{left}->{turned}", gradient, x, x.dtype))
+    return jnp.einsum(f"{turned}->{right}", found)
 
 
-def _for_cpu() -> bool:
-    """Whether what is traced will run on a CPU; a mesh may be of devices that are only described."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return jax.default_backend() == "cpu"
-    return mesh.abstract_device is not None and mesh.abstract_device.platform == "cpu"
+_product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def dot_general(
@@ -73,8 +82,7 @@ def dot_general(
     preferred_element_type: Any = None,
 ) -> jax.Array:
     """`product` as Flax's dense layers take it: the first's last axes by the second's first ones."""
-    if x.dtype != jnp.bfloat16:
-        return jax.lax.dot_general(x, y, dimension_numbers, precision, preferred_element_type)
+    del precision, preferred_element_type  # Flax's layers here set none
     ((contracted, _), (batch, _)) = dimension_numbers
     if batch:  # Flax's layers here have none
         raise NotImplementedError("a dense layer with batch axes")
@@ -90,3 +98,22 @@ def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
     if y.ndim == 3:
         return product("blc,bcf->blf", x, y, x.dtype)
     return dot_general(x, y, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+BITS = jnp.uint16  # of bfloat16 numbers
+
+
+def as_bits(weights: jax.Array) -> jax.Array:
+    """bfloat16 weights as their bits, for a CPU, where XLA turns a stack of layers into float32 before it slices it."""
+    return jax.lax.bitcast_convert_type(weights, BITS)
+
+
+def as_weights(array: jax.Array) -> jax.Array:
+    """Undoes `as_bits`; other arrays stay as they are."""
+    return jax.lax.bitcast_convert_type(array, jnp.bfloat16) if array.dtype == BITS else array
+
+
+def promote_dtype(*arrays: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[Any]:
+    """Flax's, for weights that may be bits."""
+    weights = (None if array is None else as_weights(array) for array in arrays)
+    return nn.dtypes.promote_dtype(*weights, dtype=dtype, inexact=inexact)

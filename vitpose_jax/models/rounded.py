@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vitpose_jax import trees
+from vitpose_jax.models.products import as_bits
 from vitpose_jax.models.vitpose import ViTPose
 
 # Whether the model's first use of a variable is to cast it to its own precision, and nothing else uses it.
@@ -30,6 +31,8 @@ CAST_FIRST: trees.Table[bool] = (
 def rounded(model: ViTPose, variables: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a model computes the same with, to the bit, when it does not learn.
 
+    On a CPU the stacked weights of the blocks come as bits, see `products.as_bits`.
+
     Args:
         model: a float32 one takes everything as it is.
         variables: {"params", "batch_stats"} of float32 arrays.
@@ -38,7 +41,12 @@ def rounded(model: ViTPose, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         return variables
     casts = trees.match(CAST_FIRST, trees.flatten(variables), name="rounding")
 
-    def cast(variables: Mapping[str, Any]) -> Any:
-        return trees.map_with_path(lambda path, leaf: leaf.astype(model.dtype) if casts[path] else leaf, variables)
+    bits = jax.default_backend() == "cpu"
 
-    return jax.jit(cast)(variables)
+    def cast(path: str, leaf: jax.Array) -> jax.Array:
+        if not casts[path]:
+            return leaf
+        leaf = leaf.astype(model.dtype)
+        return as_bits(leaf) if bits and path.startswith("params/backbone/blocks/") else leaf
+
+    return jax.jit(lambda variables: trees.map_with_path(cast, variables))(variables)

@@ -17,7 +17,7 @@ from vitpose_jax.models.knowledge import KnowledgeToken
 from vitpose_jax.models.own import own_product, own_vector
 from vitpose_jax.models.periods import scan_periods
 from vitpose_jax.models.placement import CROPS, placed
-from vitpose_jax.models.products import dot_general, matmul, product
+from vitpose_jax.models.products import as_weights, dot_general, matmul, product, promote_dtype
 from vitpose_jax.models.windows import RelativePositions, Windows, pattern
 from vitpose_jax.types import Size
 
@@ -129,8 +129,9 @@ class Attention(nn.Module):
         windows = self.windows
         x = windows.split(x) if windows else x  # [B, W, T, D] if there are several windows; else [B, L, D], T is L
         dense = functools.partial(
-            nn.DenseGeneral, dtype=self.dtype, kernel_init=self.kernel_init, dot_general=dot_general
-        )
+            nn.DenseGeneral, dtype=self.dtype, kernel_init=self.kernel_init, promote_dtype=promote_dtype,
+            dot_general=dot_general,
+        )  # fmt: skip
         qkv = dense((3, self.num_heads, head_dim), name="qkv")(x)  # [B, (W,) T, 3, N, d]
         # Heads before tokens: the products below are then plain batched matrix products, four times faster on a CPU.
         q, k, v = jnp.moveaxis(qkv, (-3, -2), (0, -3))  # [B, (W,) N, T, d] each
@@ -167,7 +168,10 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, expert: jax.Array | None) -> jax.Array:
         """Args: x [B, L, D]; expert int32 scalar or [B], None without experts. Returns: [B, L, D]."""
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init, dot_general=dot_general)
+        dense = functools.partial(
+            nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init, promote_dtype=promote_dtype,
+            dot_general=dot_general,
+        )  # fmt: skip
         hidden = gelu(dense(self.mlp_dim, name="fc1")(x))  # [B, L, F]
         shared = dense(x.shape[-1] - self.part_features, name="fc2")(hidden)
         if expert is None:
@@ -189,6 +193,7 @@ class Experts(nn.Module):
         shape = (self.num_experts, x.shape[-1], self.features)
         kernels = self.param("kernel", _weight_init, shape, jnp.float32)
         biases = self.param("bias", nn.initializers.zeros, (self.num_experts, self.features), jnp.float32)
+        kernels, biases = as_weights(kernels), as_weights(biases)
         if expert.ndim == 0:
             return matmul(x, kernels[expert].astype(self.dtype)) + biases[expert].astype(self.dtype)
         return own_product(x, kernels, expert, "tensor") + own_vector(biases, expert)[:, None].astype(self.dtype)
@@ -353,9 +358,31 @@ class ViT(nn.Module):
         return x.reshape(batch, rows, cols, self.embed_dim)
 
 
+@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU; `jax.nn.gelu` writes it with erfc, which costs a CPU more and gains nothing here."""
-    return 0.5 * x * (1.0 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
+    """The exact GELU, computed in float32. Its backward pass keeps nothing but `x`.
+
+    `jax.nn.gelu` writes it with erfc, which costs a CPU more and gains nothing here.
+    """
+    exact = x.astype(jnp.float32)
+    return (exact * _normal_cdf(exact)).astype(x.dtype)
+
+
+def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    exact = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * exact * exact) * np.float32((2 * np.pi) ** -0.5)
+    return ((gradient * (_normal_cdf(exact) + exact * density)).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * np.float32(0.5**0.5))
 
 
 def norm(name: str, eps: float) -> nn.LayerNorm:

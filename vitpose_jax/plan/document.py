@@ -17,13 +17,12 @@ from vitpose_jax.progress import progress_bar
 BEGIN, END = "<!-- made by `make scaling`: begin -->", "<!-- made by `make scaling`: end -->"
 
 _SMALL = "--config.model.image_size=(256,192)"
-# A config, overrides, and the machines whose program is compiled for it; those of the others are estimated.
-EXPERIMENTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("configs/vitpose_g.py", (), ("v5e:2x4", "v5e:16x16")),
-    ("configs/vitpose_h.py", (), ("v5e:2x4", "v5e:16x16")),
-    ("configs/vitpose_b.py", (), ("v5e:2x4", "v5e:16x16")),
-    ("configs/vitpose_l.py", (), ("v5e:2x4", "v5e:16x16")),
-    ("configs/vitpose_g.py", (_SMALL,), ()),
+EXPERIMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("configs/vitpose_g.py", ()),
+    ("configs/vitpose_h.py", ()),
+    ("configs/vitpose_b.py", ()),
+    ("configs/vitpose_l.py", ()),
+    ("configs/vitpose_g.py", (_SMALL,)),
 )  # fmt: skip
 
 _SHAPES_2D = ("2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -84,16 +83,16 @@ def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bo
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"{document} needs the lines {BEGIN!r} and {END!r}, once each")
     book = Book(document.with_suffix(".jsonl"))
-    cases = [read_config(path, overrides)[0] for path, overrides, _ in EXPERIMENTS]
+    cases = [read_config(path, overrides)[0] for path, overrides in EXPERIMENTS]
     work = [(case, topology(name)) for case in cases for names in MACHINES.values() for name in names]
     if not estimate_only:
         programs = [
-            (case, topology(name)) for case, (*_, names) in zip(cases, EXPERIMENTS, strict=True) for name in names
+            (compile_one, case, where)
+            for size, compile_one in PROGRAMS for case, where in work if where.num_devices == size and not where.is_gpu
         ]  # fmt: skip
-        for case, where in progress_bar(programs, desc="compiling", unit=" programs"):
-            if not any(plan.fits for plan in book.find(case, where, "compiled")):
-                compile_best(case, where, book)
-                write(document, cases, book)
+        for compile_one, case, where in progress_bar(programs, desc="compiling", unit=" programs"):
+            compile_one(case, where, book)
+            write(document, cases, book)
     for case, where in progress_bar(work, desc="estimating", unit=" machines"):
         if not book.find(case, where, "estimate"):
             book.add(candidates(case, where)[0])
@@ -122,6 +121,8 @@ def variant(case: Case, remat: str, accumulate: int) -> Case:
 
 def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 3) -> None:
     """Compiles the mesh that should be best, and if it does not fit after all, the best that needs clearly less."""
+    if any(plan.fits for plan in book.find(case, where, "compiled")):
+        return
     plans = candidates(case, where)
     for _ in range(tries):
         chosen = plans[0]
@@ -130,6 +131,20 @@ def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 3) -> 
         plans = [each for each in plans if each.memory_total < 0.75 * chosen.memory_total]
         if plan.fits or not plans:
             return
+
+
+def compile_replicated(case: Case, where: Topology, book: Book) -> None:
+    """Compiles the mesh that splits nothing but the batch, where it may fit: what it spares no estimate knows."""
+    mesh = (where.num_devices, 1, 1)
+    fitting = [plan for plan in candidates(case, where) if plan.mesh == mesh and plan.fits]
+    known = [plan for plan in book.find(case, where, "compiled") if plan.mesh == mesh]
+    if fitting and not known:
+        chosen = fitting[0]
+        book.add(planning.compiled(variant(case, chosen.remat, chosen.accumulate), where, mesh))
+
+
+# Of machines of so many devices, in the order of compiling.
+PROGRAMS = ((FROM, compile_best), (TO, compile_best), (FROM, compile_replicated), (64, compile_best))
 
 
 def write(document: pathlib.Path, cases: Sequence[Case], book: Book) -> None:
@@ -179,9 +194,10 @@ def scaling_table(cases: Sequence[Case], book: Book) -> str:
 
 
 def _fitting(case: Case, names: Sequence[str], book: Book, source: str) -> dict[int, Plan]:
-    """Plans that fit, by number of devices."""
+    """The best plans that fit, by number of devices."""
     machines = [topology(name) for name in names]
-    return {plan.devices: plan for where in machines for plan in book.find(case, where, source) if plan.fits}
+    plans = [plan for where in machines for plan in book.find(case, where, source) if plan.fits]
+    return {plan.devices: plan for plan in sorted(plans, key=planning.rank, reverse=True)}
 
 
 def comparison_table(cases: Sequence[Case], book: Book) -> str:

@@ -26,7 +26,8 @@ def compiled(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
     """Compiles the step for the topology and reads the program. Takes a minute or two.
 
     Raises:
-        ValueError: for sizes that do not divide, or a topology that libtpu does not know.
+        ValueError: for sizes that do not divide, a topology that libtpu does not know, or a libtpu whose programs this
+            jaxlib cannot read.
     """
     mesh = sharding.make_mesh(**dict(zip(sharding.MESH_AXES, sizes, strict=True)), devices=described_devices(where))
     program, batch = case.program(mesh)
@@ -36,7 +37,7 @@ def compiled(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
     except jax.errors.JaxRuntimeError as error:
         return _out_of_memory(case, where, sizes, program.target, batch, str(error), time.perf_counter() - begin)
     seconds = time.perf_counter() - begin
-    found = hlo.read(executable.as_text(), math.prod(sizes))
+    found = hlo.read(_text(executable), math.prod(sizes))
     where_they_are = places(where, sizes, mesh.devices)
     ledger = Ledger()
     for each in found.collectives:
@@ -53,6 +54,16 @@ def compiled(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
         case, where, sizes, source="compiled", memory=memory, product_flops=found.product_flops,
         memory_bytes=found.memory_bytes, ledger=ledger, compile_s=seconds,
     )  # fmt: skip
+
+
+def _text(executable: Any) -> str:
+    try:
+        return executable.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"jaxlib {jax.lib.__version__} cannot read what this libtpu compiled; install the libtpu of this jax, see "
+            f"requirements-plan.txt: {str(error)[:300]}"
+        ) from error
 
 
 def estimated(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
