@@ -5,6 +5,7 @@ to work something out again, delete its lines.
 """
 
 import json
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -99,19 +100,25 @@ def update(document: pathlib.Path, read_config: ReadConfig, *, estimate_only: bo
     write(document, cases, book)
 
 
-def candidates(case: Case, where: Topology) -> list[Plan]:
-    """Estimates of all meshes, best first: as configured; in parts, recomputing more, only if nothing fits then."""
+def candidates(case: Case, where: Topology, below: float = math.inf) -> list[Plan]:
+    """Estimates of all meshes, best first: as configured; in parts, recomputing more, only if nothing fits then.
+
+    Args:
+        case: an experiment.
+        where: a machine.
+        below: bytes of a device that a plan has to stay below to be taken for one that fits.
+    """
     found: list[Plan] = []
     for remat in LESS_MEMORY[case.model["remat"]]:
         for accumulate in PARTS:
             if case.batch_size % (accumulate * where.num_devices) == 0:
                 plans = planning.best_meshes(variant(case, remat, accumulate), where)
                 found += plans
-                if plans[0].fits:
+                if any(plan.fits and plan.memory_total < below for plan in plans):
                     break
-        if any(plan.fits and plan.accumulate == 1 for plan in found):
+        if any(plan.fits and plan.memory_total < below and plan.accumulate == 1 for plan in found):
             break
-    return sorted(found, key=planning.rank)
+    return sorted((plan for plan in found if plan.memory_total < below), key=planning.rank)
 
 
 def variant(case: Case, remat: str, accumulate: int) -> Case:
@@ -123,14 +130,17 @@ def compile_best(case: Case, where: Topology, book: Book, *, tries: int = 3) -> 
     """Compiles the mesh that should be best, and if it does not fit after all, the best that needs clearly less."""
     if any(plan.fits for plan in book.find(case, where, "compiled")):
         return
-    plans = candidates(case, where)
+    below = math.inf
     for _ in range(tries):
+        plans = candidates(case, where, below)
+        if not plans:
+            return
         chosen = plans[0]
         plan = planning.compiled(variant(case, chosen.remat, chosen.accumulate), where, chosen.mesh)
         book.add(plan)
-        plans = [each for each in plans if each.memory_total < 0.75 * chosen.memory_total]
-        if plan.fits or not plans:
+        if plan.fits:
             return
+        below = 0.75 * chosen.memory_total
 
 
 def compile_replicated(case: Case, where: Topology, book: Book) -> None:
@@ -144,7 +154,9 @@ def compile_replicated(case: Case, where: Topology, book: Book) -> None:
 
 
 # Of machines of so many devices, in the order of compiling.
-PROGRAMS = ((FROM, compile_best), (TO, compile_best), (FROM, compile_replicated), (64, compile_best))
+PROGRAMS = (
+    (FROM, compile_best), (TO, compile_best), (FROM, compile_replicated), (TO, compile_replicated), (64, compile_best),
+)  # fmt: skip
 
 
 def write(document: pathlib.Path, cases: Sequence[Case], book: Book) -> None:
