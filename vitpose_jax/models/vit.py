@@ -5,6 +5,7 @@ original PyTorch model is exactly one slice of one leaf here, so one table conve
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -360,11 +361,11 @@ class ViT(nn.Module):
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, computed in float32. Its backward pass keeps nothing but `x`.
+    """The exact GELU, computed in float32 where `x` is of less. Its backward pass keeps nothing but `x`.
 
     `jax.nn.gelu` writes it with erfc, which costs a CPU more and gains nothing here.
     """
-    exact = x.astype(jnp.float32)
+    exact = _exact(x)
     return (exact * _normal_cdf(exact)).astype(x.dtype)
 
 
@@ -373,16 +374,20 @@ def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    exact = x.astype(jnp.float32)
-    density = jnp.exp(-0.5 * exact * exact) * np.float32((2 * np.pi) ** -0.5)
+    exact = _exact(x)
+    density = jnp.exp(-0.5 * exact * exact) * (2 * math.pi) ** -0.5
     return ((gradient * (_normal_cdf(exact) + exact * density)).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
+def _exact(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _normal_cdf(x: jax.Array) -> jax.Array:
-    return 0.5 + 0.5 * jax.lax.erf(x * np.float32(0.5**0.5))
+    return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
 
 
 def norm(name: str, eps: float) -> nn.LayerNorm:
