@@ -12,7 +12,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vitpose_jax.models.knowledge import KnowledgeToken
 from vitpose_jax.models.own import own_product, own_vector
