@@ -13,7 +13,7 @@ help:
 	@echo "make test         install, lint, type check, and the default tests"
 	@echo "make test-slow    heavier tests: training on real photographs, full-size models"
 	@echo "make bench        measure speed beside PyTorch's into docs/performance.md: two hours on 2 cores, goes on where it stopped"
-	@echo "make scaling      bring the tables of docs/scaling.md up to date: compiles for TPUs, about 15 minutes; goes on where it stopped"
+	@echo "make scaling      bring the tables of docs/scaling.md up to date: compiles for TPUs, about two hours on 2 cores; goes on where it stopped"
 	@echo "make clean        remove .venv, data/synthetic*, runs/quickstart and runs/demo"
 
 $(VENV)/runtime: requirements.txt
