@@ -48,5 +48,6 @@ def compile_(*, name: str, model: Mapping[str, Any], batch_size: int, repeats: i
             used = after.children_user + after.children_system - cpu.children_user - cpu.children_system
             return Run(wall, used)
 
-        timings = take_turns({label: functools.partial(start, label) for label in ("cold", "kept")}, repeats=repeats)
+        starts = {label: functools.partial(start, label) for label in ("cold", "kept")}
+        timings = take_turns(starts, repeats=repeats, runs_a_turn=1)
     yield Measured({"config": name, "batch_size": batch_size}, timings, parts)

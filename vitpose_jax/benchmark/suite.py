@@ -1,6 +1,7 @@
 """`make bench`: the cases that suit the machine, one process each, into `docs/performance.md` and lines beside it.
 
-A run that is stopped goes on where it was. Lines of other devices stay.
+A run that is stopped goes on where it was; until it is through, older lines stand for what is missing. Lines of other
+devices stay.
 """
 
 import json
@@ -8,7 +9,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ PAPER = "The paper's images a second on an A100, classic decoder: B 944, L 411, 
 
 
 def run(document: pathlib.Path, *, only: str = "") -> None:
-    """Measures what is missing, and writes the document anew.
+    """Measures what is missing, and brings the document up to date after each command.
 
     Args:
         document: a Markdown file with the two marks; its JSON lines stand beside it.
@@ -76,14 +77,11 @@ def run(document: pathlib.Path, *, only: str = "") -> None:
         ValueError: the document has no marks, or no command has `only`.
         RuntimeError: a case failed.
     """
-    text = document.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{document} needs the lines {BEGIN!r} and {END!r}, once each")
-    here = machine.device()
-    commands = [each for each in (CPU if jax.default_backend() == "cpu" else GPU) if only in each]
+    check(document)
+    commands = [each for each in set_of_this_machine() if only in each]
     if not commands:
         raise ValueError(f"no command of the set for this machine has {only!r} in it")
-    book, partial = document.with_suffix(".jsonl"), document.with_suffix(".unfinished.jsonl")
+    partial = document.with_suffix(".unfinished.jsonl")
     measured = read(partial)
     done = {record["command"] for record in measured}
     with progress_bar(desc="measuring", unit=" commands", total=len(commands)) as bar:
@@ -92,18 +90,54 @@ def run(document: pathlib.Path, *, only: str = "") -> None:
             if command not in done:
                 measured += measure(command)
                 paths.write(partial, "".join(json.dumps(record) + "\n" for record in measured))
+                renew(document, measured, {record["command"] for record in measured})
             bar.update()
+    renew(document, measured, set(commands) if only else None)
+    partial.unlink()
+    print(f"wrote {document} and {document.with_suffix('.jsonl')}")
+
+
+def set_of_this_machine() -> Sequence[str]:
+    """Commands, the most telling first."""
+    return CPU if jax.default_backend() == "cpu" else GPU
+
+
+def check(document: pathlib.Path) -> str:
+    """The text of a document that has the two marks.
+
+    Raises:
+        ValueError: it has not.
+    """
+    text = document.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{document} needs the lines {BEGIN!r} and {END!r}, once each")
+    return text
+
+
+def renew(document: pathlib.Path, measured: Sequence[Mapping[str, Any]], replaced: Collection[str] | None) -> None:
+    """Writes lines that were measured on this machine, and the document anew.
+
+    Args:
+        document: see `run`.
+        measured: lines.
+        replaced: commands whose older lines of this machine go; None: all of them.
+    """
+    book, here, order = document.with_suffix(".jsonl"), machine.device(), set_of_this_machine()
+    known = read(book)
+    others = [record for record in known if record["device"] != here]
     kept = [
-        record for record in read(book)
-        if record["device"] != here or (only and record["command"] not in commands and record["case"] != "machine")
+        record for record in known
+        if record["device"] == here and record["case"] != "machine"
+        and replaced is not None and record["command"] not in replaced
     ]  # fmt: skip
     about = {"case": "machine", "command": "", "device": here, "date": time.strftime("%Y-%m-%d"), **machine.describe()}
-    records = [*kept, about, *measured]
+    places = {command: place for place, command in enumerate(order)}
+    ours = sorted([*kept, *measured], key=lambda record: places.get(record["command"], len(places)))
+    records = [*others, about, *ours]
     paths.write(book, "".join(json.dumps(record) + "\n" for record in records))
-    partial.unlink()
+    text = check(document)
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     paths.write(document, f"{before}{BEGIN}\n{render(records)}{END}{after}")
-    print(f"wrote {document} and {book}")
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
