@@ -1,5 +1,6 @@
 """Crops from JPEG files, beside a loop that decodes the whole picture for each crop. All in one thread."""
 
+import contextlib
 import json
 import pathlib
 import tempfile
@@ -45,7 +46,7 @@ def crops(
         RuntimeError: evaluation's crops differ from the loop's.
     """
     size = (crop_size[0], crop_size[1])
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         kilobytes = write_pictures(folder / "source", pictures, (picture_size[0], picture_size[1]))
         build("coco", folder / "source", folder / "built")
@@ -55,22 +56,25 @@ def crops(
             "crops": batch_size * batches,
         }  # fmt: skip
         for task, make in (("train", _train), ("evaluate", _evaluate)):
-            variants, facts = make(split, size, batch_size, batches)
+            variants, facts = make(split, size, batch_size, batches, stack)
             yield Measured({"task": task, **said}, take_turns(variants, repeats=repeats), facts)
 
 
 Made = tuple[dict[str, Callable[[], Any]], dict[str, dict[str, Any]]]
 
 
-def _train(split: Split, crop_size: tuple[int, int], batch_size: int, batches: int) -> Made:
+def _train(
+    split: Split, crop_size: tuple[int, int], batch_size: int, batches: int, stack: contextlib.ExitStack
+) -> Made:
     augment = Augment(**split.dataset.augment_defaults)
+    stream = pipeline.train_stream(
+        [pipeline.TrainSource(split, augment)], crop_size=crop_size, batch_size=batch_size, seed=0,
+        num_threads=1, prefetch=1,
+    )  # fmt: skip
+    stack.callback(stream.close)
 
-    def ours() -> list[Any]:
-        stream = pipeline.train_stream(
-            [pipeline.TrainSource(split, augment)], crop_size=crop_size, batch_size=batch_size, seed=0,
-            num_threads=1, prefetch=1,
-        )  # fmt: skip
-        return _taken(stream, batches)
+    def ours() -> list[Any]:  # the stream is endless: it always has one more batch in the making
+        return [next(stream) for _ in range(batches)]
 
     def loop() -> list[np.ndarray]:
         rng = np.random.default_rng(0)
@@ -98,7 +102,10 @@ def _random_crop(
     return cv2.warpAffine(image, matrix, crop_size[::-1], flags=cv2.INTER_LINEAR)
 
 
-def _evaluate(split: Split, crop_size: tuple[int, int], batch_size: int, batches: int) -> Made:
+def _evaluate(
+    split: Split, crop_size: tuple[int, int], batch_size: int, batches: int, stack: contextlib.ExitStack
+) -> Made:
+    del stack
     boxes = detection_boxes(split)
     few = boxes.take(np.argsort(boxes.image, kind="stable")[: batch_size * batches])
     regions = split.dataset.regions(few.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0])
@@ -107,7 +114,9 @@ def _evaluate(split: Split, crop_size: tuple[int, int], batch_size: int, batches
         stream = pipeline.eval_stream(
             few, split, crop_size=crop_size, udp=True, batch_size=batch_size, num_threads=1, prefetch=1
         )
-        return _taken(stream, batches)
+        found = list(stream)
+        stream.close()
+        return found
 
     def loop() -> list[np.ndarray]:
         found = []
@@ -121,12 +130,6 @@ def _evaluate(split: Split, crop_size: tuple[int, int], batch_size: int, batches
         if not np.array_equal(batch["image"], theirs[batch["instance"]]):
             raise RuntimeError("crops for evaluation differ from those of a plain loop")
     return {"vitpose_jax": ours, "loop": loop}, {"vitpose_jax": {"pixels": "identical"}}
-
-
-def _taken(stream: Any, batches: int) -> list[Any]:
-    found = [next(stream) for _ in range(batches)]
-    stream.close()
-    return found
 
 
 def decoded(jpeg: bytes) -> np.ndarray:

@@ -82,7 +82,8 @@ def run(document: pathlib.Path, *, only: str = "") -> None:
     if not commands:
         raise ValueError(f"no command of the set for this machine has {only!r} in it")
     partial = document.with_suffix(".unfinished.jsonl")
-    measured = read(partial)
+    stopped = partial.exists()
+    measured = [record for record in read(partial) if not only or record["command"] not in commands]
     done = {record["command"] for record in measured}
     with progress_bar(desc="measuring", unit=" commands", total=len(commands)) as bar:
         for command in commands:
@@ -92,8 +93,10 @@ def run(document: pathlib.Path, *, only: str = "") -> None:
                 paths.write(partial, "".join(json.dumps(record) + "\n" for record in measured))
                 renew(document, measured, {record["command"] for record in measured})
             bar.update()
-    renew(document, measured, set(commands) if only else None)
-    partial.unlink()
+    if not only:
+        renew(document, measured, None)
+    if not (only and stopped):  # a whole run that was stopped can still go on
+        partial.unlink()
     print(f"wrote {document} and {document.with_suffix('.jsonl')}")
 
 
