@@ -338,6 +338,7 @@ def test_the_command(tmp_path, capsys):
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--config.nothing=3"], "configs/common.py"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--nothing"], "nothing"),
     (["--config", "configs/none.py", "--topology", "v5e:2x2"], "No such file"),
+    (["--document", "docs/none.md", "--estimate"], "No such file.*none.md"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--mesh", "4x1"], "data,fsdp,tensor"),
     (["--config", "configs/vitpose_b.py", "--topology", "v5e:2x2", "--config.task=distill", "--estimate"], "'distill'"),
     (["--config", "configs/finetune_custom.py", "--topology", "v5e:2x2", "--estimate"], "config.model"),

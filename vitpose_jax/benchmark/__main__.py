@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lines.append(timing.report(name, measured, load=load))
             print(lines[-1], flush=True)
         print_lines(lines)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
         raise SystemExit(f"vitpose_jax.benchmark: {error}") from error
 
 

@@ -5,7 +5,6 @@ original PyTorch model is exactly one slice of one leaf here, so one table conve
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vitpose_jax.models.gelu import gelu
 from vitpose_jax.models.knowledge import KnowledgeToken
 from vitpose_jax.models.own import own_product, own_vector
 from vitpose_jax.models.periods import scan_periods
@@ -356,37 +356,6 @@ class ViT(nn.Module):
             )  # fmt: skip
         x = norm("last_norm", self.layer_norm_eps)(x[:, : rows * cols]).astype(self.dtype)
         return x.reshape(batch, rows, cols, self.embed_dim)
-
-
-@jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, computed in float32 where `x` is of less. Its backward pass keeps nothing but `x`.
-
-    `jax.nn.gelu` writes it with erfc, which costs a CPU more and gains nothing here.
-    """
-    exact = _exact(x)
-    return (exact * _normal_cdf(exact)).astype(x.dtype)
-
-
-def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return gelu(x), x
-
-
-def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    exact = _exact(x)
-    density = jnp.exp(-0.5 * exact * exact) * (2 * math.pi) ** -0.5
-    return ((gradient * (_normal_cdf(exact) + exact * density)).astype(x.dtype),)
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-def _exact(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _normal_cdf(x: jax.Array) -> jax.Array:
-    return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
 
 
 def norm(name: str, eps: float) -> nn.LayerNorm:

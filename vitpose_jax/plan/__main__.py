@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bar.set_postfix_str(f"{case.name} on {where.label}, mesh {sizes}", refresh=True)
                 plans.append(plan(case, where, sizes, estimate_only=options.estimate))
                 bar.update()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"vitpose_jax.plan: {error}") from None
     plans.sort(key=planning.rank)
     print_plans(plans)
