@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.random_models import random_model
 from vitpose_jax import trees
 from vitpose_jax.models import decoders, vit, vitpose
 from vitpose_jax.training import state
@@ -87,6 +88,21 @@ def test_simple_decoder_is_upsampling_then_convolution():
         fine, variables["params"]["final"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     np.testing.assert_allclose(layer.apply(variables, features, train=False), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("decoder", ["classic", "simple"])
+def test_crop_by_crop_a_decoder_finds_what_it_finds_of_all_crops(decoder, monkeypatch):
+    loaded = random_model(decoder=decoder)
+    images = jax.random.normal(jax.random.key(1), (3, *loaded.model.image_size, 3))
+    scans = []
+    found = []
+    for alone in (True, False):
+        monkeypatch.setattr(vitpose, "one_cpu", lambda features, alone=alone: alone)
+        apply = functools.partial(loaded.model.apply, train=False)
+        scans.append(str(jax.make_jaxpr(apply)(loaded.variables, images)).count("scan["))
+        found.append(apply(loaded.variables, images)["coco"])
+    assert scans[0] == scans[1] + 1
+    np.testing.assert_allclose(*found, atol=2e-5)
 
 
 def test_batch_norm_keeps_torch_statistics():

@@ -113,6 +113,20 @@ def test_weights_that_come_as_bits_are_the_same_weights():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_numbers_are_moved_as_they_are_and_gradients_go_back(dtype):
+    def move(x):
+        x = jnp.pad(x, ((1, 0), (0, 0)))
+        return jnp.concatenate([x[:-1], x[1:]], axis=1).reshape(-1)
+
+    x = jnp.asarray([[1.0, -0.1, 3e38], [0.0, jnp.inf, -2.5]], dtype)
+    moved, back = jax.vjp(functools.partial(products.moved, move), x)
+    cotangent = jnp.arange(12.0).astype(dtype)
+    assert moved.dtype == dtype
+    np.testing.assert_array_equal(moved, move(x))
+    np.testing.assert_array_equal(back(cotangent)[0], jax.vjp(move, x)[1](cotangent)[0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_gelu_and_its_gradient(dtype):
     x = jnp.linspace(-6, 6, 101).astype(dtype)
     exact = functools.partial(jax.nn.gelu, approximate=False)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitpose_jax.models.batch_norm import BatchNorm
-from vitpose_jax.models.products import matmul
+from vitpose_jax.models.products import matmul, moved
 
 UPSCALE = 4  # heatmap cells per feature cell, along each side
 DECONV_FILTERS = 256
@@ -123,19 +123,35 @@ def deconv(x: jax.Array, kernel: jax.Array, multiply: Multiply = product) -> jax
     Returns:
         [B, 2h, 2w, F] in the dtype of `x`.
     """
-    batch, h, w, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    # Backwards, the taps of one side are 3, 2, 1, 0: input 0 or 1 of the two that a phase sees, of phase 0 or 1.
-    quarters = kernel[..., ::-1, ::-1, :, :].reshape(-1, 2, 2, 2, 2, channels, kernel.shape[-1])
-    quarters = quarters.transpose(2, 4, 0, 1, 3, 5, 6).reshape(2, 2, *kernel.shape[:-4], 4 * channels, -1)
-    phases = []
-    for p in (0, 1):
-        for q in (0, 1):  # phase p along rows sees the padded map from rows p and p + 1 on, q likewise columns
-            seen = [(p + i, q + j) for i in (0, 1) for j in (0, 1)]
-            maps = jnp.concatenate([x[:, dy : dy + h, dx : dx + w] for dy, dx in seen], axis=-1)
-            phases.append(multiply(maps.reshape(batch, h * w, -1), quarters[p, q]))
+    batch, h, w, _ = x.shape
+    phases = [
+        multiply(moved(_seen_by(p, q), x), moved(_quarter(p, q), kernel)) for p in (0, 1) for q in (0, 1)
+    ]  # each [B, h w, F]
     y = jnp.stack(phases, axis=2).reshape(batch, h, w, 2, 2, -1)
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * h, 2 * w, -1)
+
+
+def _seen_by(p: int, q: int) -> Callable[[jax.Array], jax.Array]:
+    """What output phase p along rows and q along columns sees, right and below first: [B, h, w, C] to [B, h w, 4 C]."""
+
+    def seen(x: jax.Array) -> jax.Array:
+        batch, h, w, _ = x.shape
+        x = jnp.pad(x, ((0, 0), (1 - p, p), (1 - q, q), (0, 0)))
+        shifted = [x[:, dy : dy + h, dx : dx + w] for dy in (1, 0) for dx in (1, 0)]
+        return jnp.concatenate(shifted, axis=-1).reshape(batch, h * w, -1)
+
+    return seen
+
+
+def _quarter(p: int, q: int) -> Callable[[jax.Array], jax.Array]:
+    """The taps that phase (p, q) multiplies what it sees with: [(G,) 4, 4, C, F] to [(G,) 4 C, F]."""
+
+    def quarter(kernel: jax.Array) -> jax.Array:
+        *groups, _, _, channels, filters = kernel.shape
+        taps = kernel.reshape(*groups, 2, 2, 2, 2, channels, filters)  # tap 2a + b of a side at [a, b]
+        return taps[..., :, 1 - p, :, 1 - q, :, :].reshape(*groups, 4 * channels, filters)
+
+    return quarter
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, multiply: Multiply = product) -> jax.Array:

@@ -31,6 +31,12 @@ def on_cpu() -> bool:
     return mesh.abstract_device is not None and mesh.abstract_device.platform == "cpu"
 
 
+def one_cpu(batch: jax.Array) -> bool:
+    """Whether what is traced will run on a CPU as a single device, with a known number of crops."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return on_cpu() and (mesh.empty or mesh.size == 1) and isinstance(batch.shape[0], int)
+
+
 CROPS_AT_ONCE = 8
 
 
@@ -43,9 +49,8 @@ def in_chunks(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(variables: Any, *batch: jax.Array) -> Any:
-        mesh, count = jax.sharding.get_abstract_mesh(), batch[0].shape[0]
-        alone = on_cpu() and (mesh.empty or mesh.size == 1)
-        if not alone or not isinstance(count, int) or count <= CROPS_AT_ONCE:
+        count = batch[0].shape[0]
+        if not one_cpu(batch[0]) or count <= CROPS_AT_ONCE:
             return function(variables, *batch)
         whole = count // CROPS_AT_ONCE * CROPS_AT_ONCE
         chunks = [array[:whole].reshape(-1, CROPS_AT_ONCE, *array.shape[1:]) for array in batch]

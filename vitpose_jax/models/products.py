@@ -1,5 +1,6 @@
 """Matrix products that are fast on every backend, forward and backward; in bfloat16 they are summed in float32."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -111,6 +112,23 @@ def as_bits(weights: jax.Array) -> jax.Array:
 def as_weights(array: jax.Array) -> jax.Array:
     """Undoes `as_bits`; other arrays stay as they are."""
     return jax.lax.bitcast_convert_type(array, jnp.bfloat16) if array.dtype == BITS else array
+
+
+def moved(move: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """`move(x)`, of a function that slices, pads with zeros, joins and reshapes.
+
+    bfloat16 numbers move as their bits on a CPU, where XLA would turn them into float32 for it and back.
+    """
+    if x.dtype != jnp.bfloat16 or not on_cpu():
+        return move(x)
+
+    @jax.custom_vjp
+    def by_bits(x: jax.Array) -> jax.Array:
+        return as_weights(move(as_bits(x)))
+
+    back = jax.linear_transpose(move, x)
+    by_bits.defvjp(lambda x: (by_bits(x), None), lambda _, gradient: back(gradient))
+    return by_bits(x)
 
 
 def promote_dtype(*arrays: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[Any]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vitpose_jax.models import decoders, grouped, vit, windows
+from vitpose_jax.models.placement import one_cpu
 from vitpose_jax.types import Size
 
 # (embed_dim, depth, num_heads, mlp_dim). S to H: the released configs. G: the authors released none (theirs is a
@@ -177,12 +178,15 @@ class _Decoders(nn.Module):
         """Every decoder on all crops; `own` [B] see `BatchNorm`."""
         options = {"filters": self.deconv_filters} if self.decoder == "classic" else {}
         make = decoders.DECODERS[self.decoder]
-        return {
-            name: make(num_keypoints=k, dtype=self.dtype, name=name, **options)(
-                features[name], train=train, own=own[name] if own else None
-            )
-            for name, k in self.num_keypoints.items()
-        }
+        heatmaps = {}
+        for name, k in self.num_keypoints.items():
+            decoder = make(num_keypoints=k, dtype=self.dtype, name=name, **options)
+            alone = one_cpu(features[name]) and features[name].shape[0] > 1
+            if alone and not train and not self.is_initializing():
+                heatmaps[name] = _crop_by_crop(decoder, features[name])
+            else:
+                heatmaps[name] = decoder(features[name], train=train, own=own[name] if own else None)
+        return heatmaps
 
     def own(self, features: jax.Array, dataset: jax.Array) -> jax.Array:
         """Every crop through its own decoder, see `grouped.own_heatmaps`. The parameters must be there already."""
@@ -195,6 +199,19 @@ class _Decoders(nn.Module):
         for name, updated in new_stats.items():
             self.put_variable("batch_stats", name, updated)
         return heatmaps
+
+
+def _crop_by_crop(decoder: nn.Module, features: jax.Array) -> jax.Array:
+    """Heatmaps of one crop after another: what a decoder makes on the way is large; one crop's stays in the cache.
+
+    Several crops' would also be memory that the system has to find anew for every batch.
+    """
+
+    def decode(decoder: nn.Module, carry: None, crop: jax.Array) -> tuple[None, jax.Array]:
+        return carry, decoder(crop[None], train=False)[0]
+
+    scan = nn.scan(decode, variable_broadcast=("params", "batch_stats"), split_rngs={"params": False})
+    return scan(decoder, None, features)[1]
 
 
 def vitpose(
