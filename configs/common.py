@@ -135,7 +135,7 @@ def _augment() -> ConfigDict:
 def _evaluation() -> ConfigDict:
     """vitpose_jax.evaluation.predict.Evaluator"""
     evaluation = ConfigDict()
-    evaluation.batch_size = 256
+    evaluation.batch_size = 256  # of all devices together; rounded up to what they can share
     evaluation.boxes = "detections"  # "annotations", "detections"
     evaluation.detections_file = config_dict.placeholder(str)  # None: the one that the data set was built with
     evaluation.detection_score_threshold = 0.0

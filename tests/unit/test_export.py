@@ -13,6 +13,7 @@ import pytest
 from tests.random_models import random_model
 from tests.tolerances import EXPORTED_KEYPOINT_PX, HEATMAP
 from vitpose_jax.inference import PoseEstimator, export, onnx_file
+from vitpose_jax.inference.plain import plain
 from vitpose_jax.training import checkpoint
 
 WINDOWS = {"attention": "shift_pool", "window_size": (2, 3), "relative_positions": "full", "image_size": (64, 96)}
@@ -71,6 +72,13 @@ def test_onnx_takes_any_number_of_crops(settings, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     assert [opset.version for opset in model.opset_import] == [onnx_file.OPSET]
     check(onnx_runner(tmp_path / "model.onnx"), made)
+
+
+@pytest.mark.parametrize("output", ["keypoints", "heatmaps"])
+def test_plain_operations_take_a_fixed_number_of_crops_too(estimator, output):
+    """As TensorFlow Lite is given them."""
+    crops, function = crops_for(estimator, 2), export.program(estimator, output)
+    np.testing.assert_allclose(plain(function, approximate_erf=True)(crops), function(crops), atol=EXPORTED_KEYPOINT_PX)
 
 
 def test_heatmaps_by_choice(estimator, tmp_path, monkeypatch):

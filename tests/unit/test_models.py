@@ -9,7 +9,7 @@ import pytest
 
 from tests.random_models import random_model
 from vitpose_jax import trees
-from vitpose_jax.models import decoders, vit, vitpose
+from vitpose_jax.models import decoders, placement, vit, vitpose
 from vitpose_jax.training import state
 
 TINY = {
@@ -90,19 +90,27 @@ def test_simple_decoder_is_upsampling_then_convolution():
     np.testing.assert_allclose(layer.apply(variables, features, train=False), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("decoder", ["classic", "simple"])
-def test_crop_by_crop_a_decoder_finds_what_it_finds_of_all_crops(decoder, monkeypatch):
-    loaded = random_model(decoder=decoder)
+@pytest.mark.parametrize("decoder, dtype", [("classic", "float32"), ("classic", "bfloat16"), ("simple", "float32")])
+def test_crop_by_crop_a_decoder_finds_what_it_finds_of_all_crops(decoder, dtype):
+    """Which is how it goes in chunks on one CPU, and not where there are more devices or a program is written out."""
+    loaded = random_model(decoder=decoder, dtype=dtype)
     images = jax.random.normal(jax.random.key(1), (3, *loaded.model.image_size, 3))
-    scans = []
-    found = []
-    for alone in (True, False):
-        monkeypatch.setattr(vitpose, "one_cpu", lambda features, alone=alone: alone)
-        apply = functools.partial(loaded.model.apply, train=False)
-        scans.append(str(jax.make_jaxpr(apply)(loaded.variables, images)).count("scan["))
-        found.append(apply(loaded.variables, images)["coco"])
-    assert scans[0] == scans[1] + 1
-    np.testing.assert_allclose(*found, atol=2e-5)
+
+    def apply(variables, images):
+        return loaded.model.apply(variables, images, train=False)["coco"]
+
+    def scans(function, images=images):
+        return str(jax.make_jaxpr(function)(loaded.variables, images)).count("scan[")
+
+    in_turn = placement.in_chunks(apply)
+    assert scans(in_turn) == scans(apply) + 1
+    assert scans(in_turn, images[:1]) == scans(apply)
+    two = jax.sharding.AbstractMesh((2, 1, 1), ("data", "fsdp", "tensor"))
+    with jax.sharding.use_abstract_mesh(two):
+        assert scans(in_turn) == scans(apply)
+    np.testing.assert_allclose(
+        in_turn(loaded.variables, images), apply(loaded.variables, images), atol=2e-5 if dtype == "float32" else 2e-2
+    )
 
 
 def test_batch_norm_keeps_torch_statistics():

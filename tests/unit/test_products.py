@@ -121,7 +121,8 @@ def test_numbers_are_moved_as_they_are_and_gradients_go_back(dtype):
     x = jnp.asarray([[1.0, -0.1, 3e38], [0.0, jnp.inf, -2.5]], dtype)
     moved, back = jax.vjp(functools.partial(products.moved, move), x)
     cotangent = jnp.arange(12.0).astype(dtype)
-    assert moved.dtype == dtype
+    by_bits = "u16[" in str(jax.make_jaxpr(functools.partial(products.moved, move))(x))
+    assert moved.dtype == dtype and by_bits == (dtype == jnp.bfloat16)
     np.testing.assert_array_equal(moved, move(x))
     np.testing.assert_array_equal(back(cotangent)[0], jax.vjp(move, x)[1](cotangent)[0])
 

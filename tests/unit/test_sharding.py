@@ -123,6 +123,13 @@ def test_batches_that_the_devices_do_not_divide_are_named(batch_size, accumulate
     sharding.check_batch_size(96, mesh_of(2, 4, 2), name="train.batch_size", accumulate=3)
 
 
+@pytest.mark.parametrize("batch_size, found", [(1, 8), (8, 8), (9, 16), (64, 64)])
+def test_batches_of_an_evaluation_are_rounded_up(batch_size, found):
+    assert sharding.rounded_up(batch_size, mesh_of(2, 4, 2), name="eval.batch_size") == found
+    with pytest.raises(ValueError, match=r"eval.batch_size must be positive, not 0"):
+        sharding.rounded_up(0, mesh_of(2, 4, 2), name="eval.batch_size")
+
+
 def test_a_large_leaf_on_every_device_is_refused():
     wide = {**TINY, "mlp_dim": 2**18}
     with pytest.raises(ValueError, match=r"params/.*fc1/bias of shape \(2, 262144\).*2097152 bytes"):

@@ -87,7 +87,7 @@ class Evaluator:
         dataset: name of the decoder.
         mesh: devices to run on.
         blur_kernel: cells, see `codec.decode`.
-        batch_size: crops per step, of all devices together.
+        batch_size: crops per step, of all devices together; rounded up to what they can share.
         boxes: "annotations", or "detections" for a detector's boxes.
         detections_file: the detector's boxes; None takes the file that the data set was built with.
         detection_score_threshold: boxes below this confidence are left out.
@@ -129,7 +129,7 @@ class Evaluator:
             raise ValueError(f"eval suppression must be one of {SUPPRESSIONS}, not {suppression!r}")
         if blur_kernel < 1 or blur_kernel % 2 == 0:
             raise ValueError(f"codec blur_kernel must be odd and positive, not {blur_kernel}")
-        sharding.check_batch_size(batch_size, mesh, name="config.eval.batch_size")
+        batch_size = sharding.rounded_up(batch_size, mesh, name="config.eval.batch_size")
         check_decoder(model, split, dataset)
         check_boxes(split.dataset.metric, boxes)
         check_files(split)

@@ -37,7 +37,7 @@ class ReconstructionEvaluator:
         views: held-out images.
         dataset: name for progress bars.
         mesh: devices to run on.
-        batch_size: images per step, of all devices together.
+        batch_size: images per step, of all devices together; rounded up to what they can share.
         max_images: how many to look at, evenly spaced over the split; all if there are fewer.
         seed: of the masks.
         num_workers: worker processes of the input stream; 0 uses threads.
@@ -60,7 +60,7 @@ class ReconstructionEvaluator:
         num_workers: int = 0,
         num_threads: int = 4,
     ):
-        sharding.check_batch_size(batch_size, mesh, name="config.eval.batch_size")
+        batch_size = sharding.rounded_up(batch_size, mesh, name="config.eval.batch_size")
         if max_images < 1 or not len(views):
             raise ValueError(f"an evaluation needs images: {len(views)} in {views!r}, eval.max_images {max_images}")
         self.model, self.views, self.dataset, self._mesh = model, views, dataset, mesh

@@ -99,7 +99,7 @@ class PoseEstimator:
         }  # fmt: skip
         self.heatmaps = make_heatmaps(self.model, **of_this)
         self.predict = make_predict(self.model, **of_this, blur_kernel=loaded.file.codec["blur_kernel"])
-        predict = in_chunks(self.predict)
+        predict = sharding.on_mesh(in_chunks(self.predict), self._mesh)
         self._compiled = jax.jit(predict)
         self._compiled_with_cutting = jax.jit(functools.partial(device_crops.predict_regions, predict))
 

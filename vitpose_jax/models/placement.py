@@ -5,6 +5,7 @@ of the tokens and give every device all crops. So the places that matter say it.
 `training.sharding.on_mesh` traces a function; elsewhere, as on one device, nothing here does anything.
 """
 
+import contextvars
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -31,26 +32,36 @@ def on_cpu() -> bool:
     return mesh.abstract_device is not None and mesh.abstract_device.platform == "cpu"
 
 
-def one_cpu(batch: jax.Array) -> bool:
-    """Whether what is traced will run on a CPU as a single device, with a known number of crops."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return on_cpu() and (mesh.empty or mesh.size == 1) and isinstance(batch.shape[0], int)
-
-
 CROPS_AT_ONCE = 8
+_in_turn = contextvars.ContextVar("_in_turn", default=False)
+
+
+def in_turn() -> bool:
+    """Whether what is traced was asked by `in_chunks` to take few crops at a time."""
+    return _in_turn.get()
 
 
 def in_chunks(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same of (variables, arrays [B, …], …) to a tree of arrays [B, …], some crops at a time.
 
     On one CPU device the activations of few crops stay in its cache; elsewhere, and for a free batch size, this does
-    nothing.
+    nothing. Parts of a model whose activations are the largest ask `in_turn` and take one crop after another.
     """
 
     @functools.wraps(function)
     def run(variables: Any, *batch: jax.Array) -> Any:
-        count = batch[0].shape[0]
-        if not one_cpu(batch[0]) or count <= CROPS_AT_ONCE:
+        mesh, count = jax.sharding.get_abstract_mesh(), batch[0].shape[0]
+        alone = on_cpu() and (mesh.empty or mesh.size == 1)
+        if not alone or not isinstance(count, int):
+            return function(variables, *batch)
+        token = _in_turn.set(True)
+        try:
+            return by_chunks(count, variables, *batch)
+        finally:
+            _in_turn.reset(token)
+
+    def by_chunks(count: int, variables: Any, *batch: jax.Array) -> Any:
+        if count <= CROPS_AT_ONCE:
             return function(variables, *batch)
         whole = count // CROPS_AT_ONCE * CROPS_AT_ONCE
         chunks = [array[:whole].reshape(-1, CROPS_AT_ONCE, *array.shape[1:]) for array in batch]

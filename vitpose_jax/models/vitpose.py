@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vitpose_jax.models import decoders, grouped, vit, windows
-from vitpose_jax.models.placement import one_cpu
+from vitpose_jax.models.placement import in_turn
 from vitpose_jax.types import Size
 
 # (embed_dim, depth, num_heads, mlp_dim). S to H: the released configs. G: the authors released none (theirs is a
@@ -181,8 +181,7 @@ class _Decoders(nn.Module):
         heatmaps = {}
         for name, k in self.num_keypoints.items():
             decoder = make(num_keypoints=k, dtype=self.dtype, name=name, **options)
-            alone = one_cpu(features[name]) and features[name].shape[0] > 1
-            if alone and not train and not self.is_initializing():
+            if in_turn() and not train and len(features[name]) > 1:
                 heatmaps[name] = _crop_by_crop(decoder, features[name])
             else:
                 heatmaps[name] = decoder(features[name], train=train, own=own[name] if own else None)

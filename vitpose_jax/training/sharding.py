@@ -151,7 +151,8 @@ def _host(device: jax.Device) -> int:
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
     """The function that is jitted instead of `function`, so that its activations are split over the mesh too."""
-    if mesh.size == 1:
+    device = mesh.abstract_mesh.abstract_device  # None for a mesh of devices that are only described
+    if mesh.size == 1 and device is not None and device.platform == jax.default_backend():
         return function
 
     @functools.wraps(function)
@@ -287,6 +288,23 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, name: str, accumulate: int 
         below = max(batch_size, 0) // unit * unit
         near = _nearest(batch_size, [size for size in (below, below + unit) if size])
         raise ValueError(f"{name} must be a positive multiple of {product}, not {batch_size}; the nearest: {near}")
+
+
+def rounded_up(batch_size: int, mesh: Mesh, *, name: str) -> int:
+    """The next batch that can be split over the devices, for work whose result does not depend on the batch.
+
+    Args:
+        batch_size: of all devices together.
+        mesh: see `check_batch_size`.
+        name: of the setting, for the message.
+
+    Raises:
+        ValueError: `batch_size` is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"{name} must be positive, not {batch_size}")
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-batch_size // ways) * ways
 
 
 def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
