@@ -1,4 +1,7 @@
-"""Two real processes over loopback: train, stop, resume, lose one, evaluate. One process does the same beside them."""
+"""Two real processes over loopback: train, stop, resume, lose one, evaluate. One process does the same beside them.
+
+They find each other by flags, and as Slurm starts them.
+"""
 
 import json
 import os
@@ -43,12 +46,12 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-def start(script, arguments, *, devices=1, signal_at=(0, -1)):
+def start(script, arguments, *, devices=1, signal_at=(0, -1), environment=None):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     simulated = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", WORKER, script, *map(str, map(int, signal_at)), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | simulated, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | simulated | (environment or {}), **pipes)
 
 
 def finish(processes) -> list[tuple[int, str, str]]:
@@ -74,6 +77,22 @@ def two(script, arguments, *, signal_at=(0, -1), heartbeat_timeout_s=100):
     return finish(
         [
             start(script, [f"--process_id={number}", *shared], signal_at=signal_at if number else (0, -1))
+            for number in (0, 1)
+        ]
+    )
+
+
+def two_by_slurm(script, arguments, *, signal_at=(0, -1), heartbeat_timeout_s=100):
+    """The same, found by what Slurm tells its tasks instead of by flags. JAX makes a port of the job's number."""
+    shared = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    return finish(
+        [
+            start(
+                script,
+                [*arguments, f"--heartbeat_timeout_s={heartbeat_timeout_s}"],
+                signal_at=signal_at if number else (0, -1),
+                environment=shared | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
+            )
             for number in (0, 1)
         ]
     )
@@ -107,7 +126,7 @@ def story(arguments, tmp_path_factory):
     stopped = two("train.py", arguments, signal_at=(signal.SIGTERM, 1))
     at_stop = sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit())
     other_mesh = [*arguments, "--config.mesh.fsdp=2"]
-    lost = two("train.py", other_mesh, signal_at=(signal.SIGKILL, 3), heartbeat_timeout_s=5)
+    lost = two_by_slurm("train.py", other_mesh, signal_at=(signal.SIGKILL, 3), heartbeat_timeout_s=5)
     [resumed] = finish([start("train.py", arguments, devices=2)])
     return workdir, stopped, at_stop, lost, resumed
 

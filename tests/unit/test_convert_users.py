@@ -195,8 +195,12 @@ def test_a_stop_leaves_nothing_behind(delay, tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
     names = sorted(path.name for path in tmp_path.iterdir())
-    # How it ends differs: a signal may hit while libraries are loading.
-    assert names == (["file.pth", "out"] if process.returncode == 0 else ["file.pth"]), error
+    # A signal may hit while libraries are loading, or when all is done.
+    assert names in (["file.pth"], ["file.pth", "out"]), error
+    if "out" in names:
+        checkpoint.load_model(tmp_path / "out")
+    else:
+        assert process.returncode != 0
 
 
 def test_ctrl_c_is_one_sentence(files, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -17,6 +19,7 @@ from vitpose_jax.plan import __main__ as command
 from vitpose_jax.plan import case as plan_case
 from vitpose_jax.plan import chips, cost, document, hlo, planning
 from vitpose_jax.plan.case import Case
+from vitpose_jax.training import sharding
 
 MODEL = {
     "num_keypoints": {"coco": 17}, "embed_dim": 128, "depth": 3, "num_heads": 4, "mlp_dim": 256, "image_size": (64, 64),
@@ -242,7 +245,7 @@ def test_what_an_exchange_costs():
 def test_a_step_is_traced_for_the_chip_and_not_for_the_cpu_here():
     # A CPU sums products of bfloat16 in float32; elsewhere only those of attention are float32.
     case = toy(decoder="simple")
-    program, batch = case.program(plan_case.abstract_mesh((1, 1, 1)))
+    program, batch = case.program(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.MESH_AXES))
     here = str(program.step.trace(program.target, batch).jaxpr).count("preferred_element_type=bfloat16")
     planned = str(planning._share(json.dumps(case._asdict())).jaxpr).count("preferred_element_type=bfloat16")
     assert here == 0 and planned > 10
@@ -379,4 +382,8 @@ def test_the_document_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_no_accelerator_is_looked_for():
-    assert os.environ["JAX_PLATFORMS"] == "cpu"
+    """Where libtpu is installed, JAX would look for a TPU."""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    asked = "import os, vitpose_jax.plan.__main__; print(os.environ['JAX_PLATFORMS'])"
+    done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["cpu"]

@@ -34,6 +34,11 @@ def test_the_launcher_is_known_by_its_environment(alone, environment, found):
     assert processes.launcher() == found
 
 
+def test_on_a_machine_with_tpus_jax_asks_the_machine(alone):
+    alone.setattr(processes.jax, "config", types.SimpleNamespace(values={"jax_platforms": "tpu,cpu"}))
+    assert processes.launcher() == "Cloud TPU"
+
+
 def test_one_process_waits_for_nobody(alone):
     with processes.joined(saves_on_sigterm=True):
         pass

@@ -3,9 +3,9 @@
     python -m vitpose_jax.plan --config configs/vitpose_g.py --topology v5e:16x16 [--slices 2] [--config.mesh.fsdp=8 …]
     python -m vitpose_jax.plan --config configs/vitpose_h.py --topology v5e:4x4 v5e:16x16 gpu:8xH100 --mesh best
 
-TPU programs are compiled by libtpu (requirements-plan.txt) without a TPU, each in a minute or two; GPU programs, and
-with --estimate all, are estimated from the traced program. Several configs, topologies and meshes make one table, best
-first.
+TPU programs are compiled by libtpu (requirements-plan.txt) without a TPU, each in one to five minutes; GPU programs,
+and with --estimate all, are estimated from the traced program. Several configs, topologies and meshes make one table,
+best first.
 """
 
 import argparse
@@ -48,9 +48,8 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> tuple[Case, dict[st
 
 def wanted(case: Case, own: dict[str, int], where: Topology, chosen: Sequence[str], *, compiles: int) -> list[Sizes]:
     """The meshes to plan on one topology: those given, the config's own, or the best of all by estimate."""
-    per_host = where.shape[0] if where.is_gpu else where.chip.per_host
     if not chosen:
-        return [sharding.mesh_sizes(**own, devices=where.num_devices, per_host=per_host)]
+        return [sharding.mesh_sizes(**own, devices=where.num_devices, per_host=where.per_host)]
     found = []
     for text in chosen:
         if text == "best":
@@ -61,7 +60,7 @@ def wanted(case: Case, own: dict[str, int], where: Topology, chosen: Sequence[st
             raise ValueError(f"--mesh takes data,fsdp,tensor such as 2,8,1, or best; not {text!r}")
         data, fsdp, tensor = map(int, numbers)
         found.append(
-            sharding.mesh_sizes(data=data, fsdp=fsdp, tensor=tensor, devices=where.num_devices, per_host=per_host)
+            sharding.mesh_sizes(data=data, fsdp=fsdp, tensor=tensor, devices=where.num_devices, per_host=where.per_host)
         )
     return list(dict.fromkeys(found))
 
@@ -77,7 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--topology", nargs="+", default=[], help="v5e:16x16, v5p:4x4x4, v6e:8x8, gpu:8xH100, gpu:4x8xH100"
     )
     parser.add_argument("--slices", type=int, default=1, help="TPU slices of that topology (default 1)")
-    parser.add_argument("--mesh", nargs="+", default=[], help="data,fsdp,tensor, or best; the config's own by default")
+    parser.add_argument(
+        "--mesh",
+        nargs="+",
+        default=[],
+        help="data,fsdp,tensor, or best; the config's own by default; with -1 for what fills as --mesh=-1,8,1",
+    )
     parser.add_argument("--compile", type=int, default=1, help="of --mesh best: how many, best first (default 1)")
     parser.add_argument("--estimate", action="store_true", help="compile and lower nothing")
     parser.add_argument("--json", type=pathlib.Path, help="file for one JSON line a plan")

@@ -84,6 +84,13 @@ class Topology:
         return self.slices * math.prod(self.shape)
 
     @property
+    def per_host(self) -> int:
+        """Chips of a host: a slice of 8 chips of v5e or v6e is a single one."""
+        if self.is_gpu:
+            return self.shape[0]
+        return 8 if self.chip.name in ("v5e", "v6e") and math.prod(self.shape) == 8 else self.chip.per_host
+
+    @property
     def is_gpu(self) -> bool:
         return self.chip.torus_axes == 0
 

@@ -14,7 +14,8 @@ from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.plan.chips import Traffic
 from vitpose_jax.training.state import variable_shapes
 
-# Share of the memory that an estimate may fill: compilers need up to 1.5 times what it counts, see `docs/scaling.md`.
+# Share of the memory that an estimate may fill: compilers need 0.9 to 1.9 times what it counts, see
+# `docs/scaling.md`. So what fills more than half may still not fit.
 ESTIMATE_FILLS = 0.7
 
 # Assumed shares of the makers' numbers that a well-running program reaches. None was measured here.

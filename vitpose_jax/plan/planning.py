@@ -23,7 +23,7 @@ from vitpose_jax.training.state import TrainState
 
 
 def compiled(case: Case, where: Topology, sizes: tuple[int, int, int]) -> Plan:
-    """Compiles the step for the topology and reads the program. Takes a minute or two.
+    """Compiles the step for the topology and reads the program. Takes one to five minutes.
 
     Raises:
         ValueError: for sizes that do not divide, a topology that libtpu does not know, or a libtpu whose programs this

@@ -3,7 +3,8 @@
     <workdir>/checkpoints/<step>/state     step, parameters, batch statistics, optimizer state (Orbax)
     <workdir>/checkpoints/<step>/model     JSON: the settings that make the model, and where its keypoints are named
 
-Orbax writes a step beside its place and renames it, so that an interrupted save never replaces a good one.
+Orbax writes a step beside its place and renames it, so that an interrupted save never replaces a good one. In a bucket,
+where nothing can be renamed, it writes a step in its place and last a file that says that it is whole.
 """
 
 import dataclasses
@@ -304,5 +305,7 @@ def _chosen(manager: ocp.CheckpointManager, step: int | None) -> int:
     if step is not None:
         return step
     steps = sorted(manager.all_steps())
+    if not steps:
+        raise ValueError(f"no checkpoint in {manager.directory}: no step there was saved whole")
     marks = {s: metrics[_BEST_KEY] for s in steps if (metrics := manager.metrics(s))}
     return max(marks, key=lambda s: (marks[s], s)) if marks else steps[-1]

@@ -91,10 +91,15 @@ def launcher() -> str | None:
     return None
 
 
+# Of XLA's errors, those of this process's own program or memory.
+_OWN_ERRORS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+
+
 def lost_another(error: BaseException | None) -> bool:
     """Whether an error may come from another process that is gone: then nothing may wait for the others any more."""
-    several = jax.process_count() > 1
-    return several and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
+    if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+        return False
+    return not any(code in str(error) for code in _OWN_ERRORS)
 
 
 def _leave(error: BaseException) -> None:
@@ -104,7 +109,8 @@ def _leave(error: BaseException) -> None:
         reason = str(error).partition("\n")[0]
         text = (
             f"another process of this run has died, or cannot be reached: {reason}\nThe last checkpoint stands. The "
-            "output of the others says what happened; start all of them again with the same command to go on from it"
+            "output of the others says what happened (where all say this, the computation itself failed); start all of "
+            "them again with the same command to go on from it"
         )
     elif isinstance(error, ValueError | OSError | FloatingPointError):
         text = str(error)
