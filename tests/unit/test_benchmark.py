@@ -18,6 +18,7 @@ from vitpose_jax.benchmark.freeze import freeze
 from vitpose_jax.benchmark.input import crops
 from vitpose_jax.benchmark.mixed import mixed
 from vitpose_jax.benchmark.timing import Measured, Run, Timing
+from vitpose_jax.models.vitpose import vitpose
 
 SETTINGS = {**TINY, "depth": 1, "num_keypoints": {"coco": 17}}
 
@@ -31,14 +32,26 @@ def line_of(case="forward", *, settings=None, facts=None, **timings) -> dict:
     return json.loads(timing.report(case, Measured(said, timings, facts or {}), load=0.5))
 
 
-def test_variants_take_turns():
+def test_variants_take_turns(monkeypatch):
+    monkeypatch.setattr(timing, "SECONDS_A_TURN", 0.0)
     calls = []
     variants = {name: lambda name=name: calls.append(name) for name in ("a", "b")}
     timings = timing.take_turns(variants, repeats=3)
     assert calls == ["a", "b"] + ["a", "a", "b", "b"] * 3
     assert all(len(found.runs) == 3 for found in timings.values())
+    timing.take_turns(variants, repeats=1, again=False)
+    assert calls[-4:] == ["a", "b", "a", "b"]
     with pytest.raises(ValueError, match="repeats"):
         timing.take_turns(variants, repeats=0)
+
+
+def test_of_short_runs_the_median_of_a_turn_counts_without_its_first(monkeypatch):
+    seconds = iter([9.0, *[8.0, 3.0, 1.0, 2.0] * 2])
+    clock = iter(range(1000))
+    monkeypatch.setattr(timing, "SECONDS_A_TURN", 6)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+    found = timing.take_turns({"other": lambda: Run(next(seconds), 0.0)}, repeats=2)["other"]
+    assert found.first.wall_s == 9.0 and [run.wall_s for run in found.runs] == [2.0, 2.0]
 
 
 def test_what_another_process_measured_is_taken_from_it():
@@ -117,7 +130,7 @@ def test_both_sides_compute_the_same(task, monkeypatch):
 
     def ask(self, name, action, **settings):
         folder = str(self._folder / "model")
-        worker = workers.setdefault(folder, torch_worker.Worker(folder, "eager"))
+        worker = workers.setdefault(folder, torch_worker.Worker(folder, "eager", "cpu"))
         return getattr(worker, action)(**settings)
 
     monkeypatch.setattr(torch_side.TorchSide, "_ask", ask)
@@ -184,10 +197,12 @@ def test_commands_of_the_set_are_commands(commands):
     parser = command.make_parser()
     assert len(set(commands)) == len(commands)
     for text in commands:
-        options, rest = parser.parse_known_args(shlex.split(text))
-        assert not rest, text
-        if hasattr(options, "config"):
-            assert command.read_config(options.config, [])["model"]["size"] in ("s", "b", "l", "h", "g", None)
+        options, overrides = parser.parse_known_args(shlex.split(text))
+        if getattr(options, "config", None):
+            read = command.read_config(options.config, overrides)  # refuses what it does not know
+            assert read["model"]["size"] in ("s", "b", "l", "h", "g", None)
+        else:
+            assert not overrides, text
 
 
 DECODED = {"vitpose_jax": timing_of(1.0, 1.0), "loop": timing_of(8.0, 8.0)}
@@ -214,6 +229,10 @@ def test_a_set_goes_on_where_it_stopped_and_keeps_other_machines(tmp_path, monke
     assert "| 4 decoding: a loop over keypoints | ≥ 10 | 8.00" in document.read_text(), "what was measured is shown"
     document.write_text(document.read_text().replace("# Before", "# Meanwhile"))
     broken.clear()
+    unfinished = document.with_suffix(".unfinished.jsonl")
+    elsewhere = {**line_of("evaluate", settings={"batch_size": 2}, **DECODED), "command": "evaluate"}
+    elsewhere["device"] = "1 x GPU"
+    unfinished.write_text(unfinished.read_text() + json.dumps(elsewhere) + "\n")
     suite.run(document)
     assert ran == ["decode", "evaluate", "evaluate", "input"], "what was measured is not measured again"
     text = document.read_text()
@@ -247,6 +266,40 @@ def test_goals_say_by_how_much_they_are_missed():
     assert rows["1 forward: the faster of torch with MKL's fast code"][1] == "not measured"
     flip = line_of("predict", forward=timing_of(1.0), **{"keypoints": timing_of(1.1), "flip test": timing_of(2.2)})
     assert "2.00 | met" in goals.table([flip], goals.CPU)
+
+
+def test_goals_of_a_gpu_are_for_the_best_batch_of_each_model():
+    lines = []
+    small, large = [256, 192], [576, 432]
+    for config, size, shares in (("b", small, (0.2, 0.55)), ("l", small, (0.3, 0.45)), ("g", large, (0.1,))):
+        for share in shares:
+            line = line_of(settings={"config": config, "image_size": size}, vitpose_jax=timing_of(1.0))
+            line["variants"]["vitpose_jax"]["mfu"] = share
+            lines += [line, {**line, "case": "train"}]
+    lines.append(line_of("predict", forward=timing_of(1.0), keypoints=timing_of(1.04), decoding=timing_of(0.03),
+                         **{"flip test": timing_of(2.1)}))  # fmt: skip
+    text = goals.table(lines, goals.GPU).splitlines()[2:]
+    rows = {name: rest for name, _, rest in (row.strip("| ").partition(" | ") for row in text)}
+    assert rows["3 forward, MFU at the best batch"].endswith(
+        "0.45 to 0.55 in 2 cases | missed by 10% at worst, met in 1"
+    )
+    assert rows["3 training step, MFU at the best batch"] == "≥ 0.45 | 0.45 to 0.55 in 2 cases | met"
+    assert rows["4 decoding: the forward pass"] == "≤ 0.02 | 0.03 | missed by 50%"
+    assert rows["3 crops to keypoints: the forward pass alone"] == "≤ 1.05 | 1.04 | met"
+
+
+def test_what_is_computed_twice_counts_once():
+    found = [
+        programs.prepare_step(vitpose(**{**SETTINGS, "remat": remat}), 2).facts["gmac_per_crop"]
+        for remat in ("none", "full")
+    ]
+    assert found[0] == found[1] > 0
+
+
+def test_sizes_of_an_experiment():
+    model = {**SETTINGS, "image_size": (128, 96)}
+    assert command.sizes_of("decode", model) == {"heatmap_size": (32, 24)}
+    assert command.sizes_of("input", model) == {"crop_size": (128, 96)}
 
 
 def test_programs_are_kept_where_jax_says_or_in_the_users_cache(tmp_path, monkeypatch):

@@ -3,7 +3,8 @@
     python -m vitpose_jax.benchmark forward --config configs/vitpose_b.py [--batch_size 1 8 32] [--against torch]
     python -m vitpose_jax.benchmark train --config configs/vitpose_b.py [--batch_size 8] [--against torch]
     python -m vitpose_jax.benchmark predict|compile --config configs/vitpose_b.py
-    python -m vitpose_jax.benchmark decode|input|evaluate|mixed|attention|freeze|cropping
+    python -m vitpose_jax.benchmark decode|input [--config configs/vitpose_b.py]
+    python -m vitpose_jax.benchmark evaluate|mixed|attention|freeze|cropping
     python -m vitpose_jax.benchmark all --document docs/performance.md     # `make bench`
 
 Each case prints one JSON line for each setting, and a table at the end. A line says what ran where, and of each variant
@@ -17,7 +18,7 @@ import argparse
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from configs import command_line
@@ -33,6 +34,7 @@ from vitpose_jax.benchmark.input import crops
 from vitpose_jax.benchmark.mixed import mixed
 from vitpose_jax.benchmark.predict import predict
 from vitpose_jax.benchmark.table import print_lines
+from vitpose_jax.models.vitpose import vitpose
 
 CASES: dict[str, tuple[Callable[..., Iterator[timing.Measured]], str]] = {
     "forward": (forward, "heatmaps of crops"),
@@ -48,6 +50,7 @@ CASES: dict[str, tuple[Callable[..., Iterator[timing.Measured]], str]] = {
     "cropping": (cropping, "from images and boxes to poses: crops cut on the host, or on the device"),
 }
 WITH_CONFIG = ("forward", "train", "predict", "compile")
+SIZE_OF_CONFIG = ("decode", "input")
 OF_OUR_MODEL = ("mixed", "attention", "freeze")
 
 
@@ -61,8 +64,10 @@ def make_parser() -> argparse.ArgumentParser:
     for name, (_, what) in CASES.items():
         add = cases.add_parser(name, help=what, description=what, allow_abbrev=False).add_argument
         add("--repeats", type=int, default=5, help="timed runs of each variant (default 5)")
-        if name in WITH_CONFIG:
-            add("--config", required=True, help="an experiment of configs/; --config.model.remat=full and so on, too")
+        if name in (*WITH_CONFIG, *SIZE_OF_CONFIG):
+            words = "; only its crop size counts" if name in SIZE_OF_CONFIG else ""
+            add("--config", required=name in WITH_CONFIG,
+                help=f"an experiment of configs/; --config.model.ratio=2 and so on, too{words}")  # fmt: skip
         if name in ("forward", "train", "predict"):
             sizes = [8] if name == "train" else [1, 8, 32]
             add("--batch_size", type=int, nargs="+", default=sizes, dest="batch_sizes", help=f"(default {sizes})")
@@ -114,6 +119,12 @@ def read_config(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     return {"name": config["name"], "model": config["model"]}
 
 
+def sizes_of(case: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a case without a model takes from an experiment: the size of heatmaps or of crops."""
+    made = vitpose(**model)
+    return {"heatmap_size": made.heatmap_size} if case == "decode" else {"crop_size": made.image_size}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = make_parser()
@@ -127,8 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "all":
             suite.run(options.document, only=options.only)
             return
+        path = settings.pop("config", None)
         if name in WITH_CONFIG:
-            settings |= read_config(settings.pop("config"), overrides)
+            settings |= read_config(path, overrides)
+        elif path:
+            settings |= sizes_of(name, read_config(path, overrides)["model"])
         elif overrides:
             parser.error(f"unknown arguments {overrides}")
         lines = []

@@ -49,5 +49,5 @@ def compile_(*, name: str, model: Mapping[str, Any], batch_size: int, repeats: i
             return Run(wall, used)
 
         starts = {label: functools.partial(start, label) for label in ("cold", "kept")}
-        timings = take_turns(starts, repeats=repeats, runs_a_turn=1)
+        timings = take_turns(starts, repeats=repeats, again=False)
     yield Measured({"config": name, "batch_size": batch_size}, timings, parts)

@@ -52,7 +52,7 @@ def evaluate(*, people: int = 11_004, boxes: int = 104_125, seed: int = 0, repea
                 "vitpose_jax": lambda: _ours(path, predictions)[0],
                 "pycocotools": lambda: _pycocotools(path, copies.pop()),
             },
-            repeats=repeats, runs_a_turn=1,
+            repeats=repeats, again=False,
         )  # fmt: skip
     facts = {"vitpose_jax": {"kept": len(results), "AP": round(metrics["AP"], 4)}}
     yield Measured({"people": people, "boxes": boxes}, timings, facts)

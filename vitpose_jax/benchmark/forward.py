@@ -74,6 +74,7 @@ def sweep(
                 said = {
                     "config": name, "image_size": list(model.image_size), "decoder": model.decoder,
                     "batch_size": batch_size, "dtype": dtype,
+                    **({"remat": model.backbone["remat"]} if task == "train" else {}),
                 }  # fmt: skip
                 try:
                     yield _one(task, model, variables, batch_size, dtype, repeats, side, said)

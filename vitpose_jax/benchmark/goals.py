@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 Record = Mapping[str, Any]
 Value = Callable[[Record], float | None]  # None: the line does not say
 
@@ -17,6 +19,7 @@ class Goal(NamedTuple):
         limit: with it.
         at_least: the value is to be no smaller; else no larger.
         unit: behind the value.
+        best: of several lines of one experiment the best one counts: that of the best batch.
     """
 
     text: str
@@ -25,6 +28,7 @@ class Goal(NamedTuple):
     limit: float
     at_least: bool = True
     unit: str = ""
+    best: bool = False
 
 
 def ratio(*variants: str, clock: str = "wall", dtype: str | None = None) -> Value:
@@ -45,7 +49,9 @@ def of_task(task: str, value: Value) -> Value:
 
 
 def _flip(record: Record) -> float:
-    return record["variants"]["flip test"]["wall"]["ratio"] / record["variants"]["keypoints"]["wall"]["ratio"]
+    """Round by round, as all ratios."""
+    twice, once = (np.array(record["variants"][name]["wall"]["all_s"]) for name in ("flip test", "keypoints"))
+    return float(np.median(twice / once))
 
 
 def _median(record: Record) -> float:
@@ -53,7 +59,8 @@ def _median(record: Record) -> float:
 
 
 def _mfu(record: Record) -> float | None:
-    return record["variants"]["vitpose_jax"].get("mfu")
+    """Of 256x192 pixels, as in the goals."""
+    return record["variants"]["vitpose_jax"].get("mfu") if record.get("image_size") == [256, 192] else None
 
 
 _LOOP = ratio("loop", clock="cpu")
@@ -72,10 +79,11 @@ CPU = (
     Goal("8 flip test: without", "predict", _flip, 2.05, at_least=False),
 )
 GPU = (
-    Goal("3 forward, MFU", "forward", _mfu, 0.5),
-    Goal("3 forward: torch.compile", "forward", ratio("torch-compiled"), 1.2),
+    Goal("3 forward, MFU at the best batch", "forward", _mfu, 0.5, best=True),
+    Goal("3 forward: torch.compile, at the best batch", "forward", ratio("torch-compiled"), 1.2, best=True),
     Goal("3 crops to keypoints: the forward pass alone", "predict", ratio("keypoints"), 1.05, at_least=False),
-    Goal("3 training step, MFU", "train", _mfu, 0.45),
+    Goal("3 training step, MFU at the best batch", "train", _mfu, 0.45, best=True),
+    Goal("4 decoding: the forward pass", "predict", ratio("decoding"), 0.02, at_least=False),
     Goal("8 a step on three data sets: on one", "mixed", ratio("multi"), 1.15, at_least=False),
     Goal("8 a step of ViTPose++ on six data sets: on one", "mixed", ratio("plus"), 1.15, at_least=False),
     Goal("8 flip test: without", "predict", _flip, 2.05, at_least=False),
@@ -87,13 +95,24 @@ def table(records: Sequence[Record], goals: Sequence[Goal]) -> str:
     lines = ["| goal | wanted | measured | |", "|---|---|---|---|"]
     timed = [record for record in records if all("wall" in found for found in record["variants"].values())]
     for goal in goals:
-        values = [
-            value for record in timed
+        found = [
+            (record, value) for record in timed
             if record["case"] == goal.case and (value := goal.value(record)) is not None
         ]  # fmt: skip
+        values = _best(found, goal) if goal.best else [value for _, value in found]
         wanted = f"{'≥' if goal.at_least else '≤'} {goal.limit:g}{goal.unit}"
         lines.append(f"| {goal.text} | {wanted} | {' | '.join(_found(goal, values))} |")
     return "\n".join(lines) + "\n"
+
+
+def _best(found: Sequence[tuple[Record, float]], goal: Goal) -> list[float]:
+    """The best value of each experiment."""
+    better = max if goal.at_least else min
+    best: dict[str, float] = {}
+    for record, value in found:
+        name = record["config"]
+        best[name] = better(best.get(name, value), value)
+    return list(best.values())
 
 
 def _found(goal: Goal, values: Sequence[float]) -> tuple[str, str]:

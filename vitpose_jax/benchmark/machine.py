@@ -12,7 +12,9 @@ import jax
 from vitpose_jax.plan.chips import CHIPS
 
 # Part of JAX's name of a device to its row.
-CHIP_OF = {"v5 lite": "v5e", "v5p": "v5p", "v6 lite": "v6e", "A100": "A100", "H100": "H100", "H200": "H200"}
+CHIP_OF = {
+    "v5 lite": "v5e", "v5p": "v5p", "TPU v5": "v5p", "v6 lite": "v6e", "A100": "A100", "H100": "H100", "H200": "H200",
+}  # fmt: skip
 
 
 def device() -> str:

@@ -1,4 +1,7 @@
-"""From uint8 crops to keypoints beside the forward pass alone: what normalising, decoding and the flip test cost."""
+"""From uint8 crops to keypoints beside the forward pass alone: what normalising, decoding and the flip test cost.
+
+"decoding" is what of this comes after the heatmaps: merging those of a flip test and reading keypoints.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -6,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from vitpose_jax.benchmark import programs
+from vitpose_jax.benchmark.decode import made_up_heatmaps, read_merged
 from vitpose_jax.benchmark.timing import Measured
 from vitpose_jax.evaluation.predict import make_predict
 from vitpose_jax.keypoints import KEYPOINT_SETS
@@ -37,5 +41,9 @@ def predict(
                     blur_kernel=11,
                 )  # fmt: skip
                 prepared[label] = programs.prepare(in_chunks(function), (variables, crops, matrices), batch_size)
+            maps = jnp.asarray(made_up_heatmaps(batch_size, len(points), network.heatmap_size))
+            prepared["decoding"] = programs.prepare(
+                in_chunks(read_merged), (jnp.asarray(points.flip_index), maps, maps), batch_size
+            )
             said = {"config": name, "decoder": network.decoder, "batch_size": batch_size, "dtype": dtype}
             yield Measured(said, *programs.measure(prepared, repeats))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from vitpose_jax import trees
 from vitpose_jax.benchmark.timing import Timing, take_turns
@@ -110,14 +111,12 @@ def prepare_step(
         freeze: see `freezing`.
         variables: to start from; fresh ones if not given.
     """
-    learner = freezing.model_in_training(model, freeze)
-    loss = tasks.pose_loss(learner, udp=dict.fromkeys(model.num_keypoints, True), sigma=2.0)
     mesh, key = sharding.make_mesh(), jax.random.key(0)
-    program = update.make_program(
-        model, loss, lambda step: LEARNING_RATE, optimizer_settings={**OPTIMIZER, "freeze": freeze}, key=key, mesh=mesh
-    )
+    program = _program(model, freeze, mesh, key)
     batch = random_batch(model, batch_size)
     compiled, seconds = _compile(program.step, (program.target, batch))
+    # What is computed twice to save memory counts once.
+    once = _program(model.clone(backbone={**model.backbone, "remat": "none"}), freeze, mesh, key)
 
     def start() -> Callable[[], Any]:
         current = state.init_state(model, program.tx, key, mesh, variables)
@@ -129,7 +128,15 @@ def prepare_step(
 
         return run
 
-    return Prepared(_facts(compiled, program.step, (program.target, batch), batch_size, seconds), start)
+    return Prepared(_facts(compiled, once.step, (once.target, batch), batch_size, seconds), start)
+
+
+def _program(model: ViTPose, freeze: tuple[str, ...], mesh: Mesh, key: jax.Array) -> update.Program:
+    learner = freezing.model_in_training(model, freeze)
+    loss = tasks.pose_loss(learner, udp=dict.fromkeys(model.num_keypoints, True), sigma=2.0)
+    return update.make_program(
+        model, loss, lambda step: LEARNING_RATE, optimizer_settings={**OPTIMIZER, "freeze": freeze}, key=key, mesh=mesh
+    )
 
 
 def _compile(jitted: Any, arguments: tuple) -> tuple[Any, float]:
@@ -143,6 +150,7 @@ def _facts(compiled: Any, function: Callable, arguments: tuple, batch_size: int,
     memory = compiled.memory_analysis()
     macs = multiply_accumulates(function, *arguments)
     return {
+        "devices": len(jax.tree.leaves(compiled.input_shardings)[0].device_set),
         "compile_s": round(seconds, 2),
         "gmac_per_crop": round(macs / batch_size / 1e9, 3),
         "arguments_gib": round(memory.argument_size_in_bytes / 2**30, 3),

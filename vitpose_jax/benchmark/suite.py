@@ -49,13 +49,21 @@ CPU = (
 _BF16 = "--dtype bfloat16 --repeats 20"
 GPU = (
     *(
-        f"forward --config configs/vitpose_{size}.py --batch_size {batches} {_BF16} --against torch-compiled"
+        f"forward --config configs/vitpose_{size}.py --batch_size {batch} {_BF16} --against torch-compiled"
         for size in "blh"
-        for batches in ("1 8 32 64 128 256 512",)
+        for batch in (64, 256, 128, 512, 32, 8, 1)
     ),
-    *(f"predict --config configs/vitpose_{size}.py --batch_size 64 256 {_BF16}" for size in "blh"),
-    *(f"train --config configs/vitpose_{size}.py --batch_size 32 64 128 256 512 {_BF16}" for size in "blh"),
-    f"train --config configs/vitpose_g.py --batch_size 4 8 16 32 64 {_BF16}",  # 576x432
+    *(
+        f"predict --config configs/vitpose_{size}.py --batch_size {batch} {_BF16}"
+        for size in "blh"
+        for batch in (64, 256)
+    ),
+    *(
+        f"train --config configs/vitpose_{config} --batch_size {batch} {_BF16}"
+        for config in ("b.py", "l.py", "h.py", "h.py --config.model.remat=none")
+        for batch in (64, 128, 256, 512, 32)
+    ),
+    *(f"train --config configs/vitpose_g.py --batch_size {batch} {_BF16}" for batch in (16, 32, 64, 8, 4)),  # 576x432
     "decode --repeats 50",
     "mixed --batch_size 128 --dtype bfloat16 --repeats 20",
     "evaluate --repeats 3",
@@ -82,8 +90,11 @@ def run(document: pathlib.Path, *, only: str = "") -> None:
     if not commands:
         raise ValueError(f"no command of the set for this machine has {only!r} in it")
     partial = document.with_suffix(".unfinished.jsonl")
-    stopped = partial.exists()
-    measured = [record for record in read(partial) if not only or record["command"] not in commands]
+    stopped, here = partial.exists(), machine.device()
+    measured = [
+        record for record in read(partial)
+        if record["device"] == here and (not only or record["command"] not in commands)
+    ]  # fmt: skip
     done = {record["command"] for record in measured}
     with progress_bar(desc="measuring", unit=" commands", total=len(commands)) as bar:
         for command in commands:

@@ -8,8 +8,10 @@ _NOT_SETTINGS = ("case", "device", "jax", "load", "variants", "command")
 
 # What is said of a variant besides its time, in words.
 _FACTS = {
-    "crops_per_s": "{} crops/s", "compile_s": "compiling {} s", "gmac_per_crop": "{} GMAC a crop",
-    "tflops": "{} TFLOP/s", "mfu": "MFU {}", "temporaries_gib": "temporaries {} GiB", "peak_gib": "peak {} GiB",
+    "crops_per_s": "{} crops/s", "crops_per_core_s": "{} crops/s a core", "compile_s": "compiling {} s",
+    "gmac_per_crop": "{} GMAC a crop",
+    "tflops": "{} TFLOP/s", "mfu": "MFU {}", "arguments_gib": "arguments {} GiB",
+    "temporaries_gib": "temporaries {} GiB", "peak_gib": "peak {} GiB",
     "import_s": "imports {} s", "state_s": "state {} s", "step_s": "first step {} s", "pixels": "pixels {}",
 }  # fmt: skip
 

@@ -52,27 +52,36 @@ class Measured(NamedTuple):
 Variant = Callable[[], Any]
 
 
-def take_turns(variants: Mapping[str, Variant], *, repeats: int, runs_a_turn: int = 2) -> dict[str, Timing]:
+SECONDS_A_TURN = 0.5
+
+
+def take_turns(variants: Mapping[str, Variant], *, repeats: int, again: bool = True) -> dict[str, Timing]:
     """Runs variants one after another, again and again, each waited for.
 
-    In its turn a variant runs twice, and the last run is timed. What is measured works without a pause where it is
-    used; here it would begin with caches full of the others' data, and where the host of a virtual machine takes back
-    memory that lay free for some seconds, with fetching all of it again.
+    In its turn a variant runs twice, and further until half a second has passed; the first run does not count, and of
+    the others the median is taken. What is measured works without a pause where it is used; here it would begin with
+    caches full of the others' data, and where the host of a virtual machine takes back memory that lay free for some
+    seconds, with fetching all of it again.
 
     Args:
         variants: by name.
-        repeats: timed runs of each, after the first one.
-        runs_a_turn: 1 for what is not run again and again where it is used.
+        repeats: turns of each, after its first run.
+        again: False for what is not run again and again where it is used: one run a turn.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats}")
     first = {name: timed(run) for name, run in variants.items()}
-    rounds = [{name: _turn(run, runs_a_turn) for name, run in variants.items()} for _ in range(repeats)]
+    rounds = [{name: _turn(run) if again else timed(run) for name, run in variants.items()} for _ in range(repeats)]
     return {name: Timing(first[name], tuple(each[name] for each in rounds)) for name in variants}
 
 
-def _turn(run: Variant, runs: int) -> Run:
-    return [timed(run) for _ in range(runs)][-1]
+def _turn(run: Variant) -> Run:
+    end = time.perf_counter() + SECONDS_A_TURN
+    timed(run)
+    found = [timed(run)]
+    while time.perf_counter() < end:
+        found.append(timed(run))
+    return sorted(found)[len(found) // 2]
 
 
 def timed(run: Variant) -> Run:
@@ -112,13 +121,15 @@ def report(case: str, measured: Measured, *, load: float | None = None) -> str:
 
 def _rates(known: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
     """Crops and operations a second, and the share of the device's most operations, as far as these are known."""
+    if "crops" in settings:  # made by one thread
+        return {"crops_per_core_s": float(f"{settings['crops'] / known['cpu']['median_s']:.4g}")}
     if "batch_size" not in settings or "gmac_per_crop" not in known:
         return {}
     crops = settings["batch_size"] / known["wall"]["median_s"]
     tflops = 2 * known["gmac_per_crop"] * crops / 1e3
     found = {"crops_per_s": float(f"{crops:.4g}"), "tflops": float(f"{tflops:.4g}")}
     peak = machine.peak_flops() if settings.get("dtype") == "bfloat16" else None
-    return found if peak is None else {**found, "mfu": round(tflops * 1e12 / peak / jax.device_count(), 4)}
+    return found if peak is None else {**found, "mfu": round(tflops * 1e12 / peak / known.get("devices", 1), 4)}
 
 
 def _rounded(seconds: float) -> float:

@@ -168,9 +168,9 @@ class TorchSide:
         environment |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
         if name.endswith("-fast"):
             environment["LD_PRELOAD"] = str(self._yes())
-        kind = name.split("-")[1]
+        kind, device = name.split("-")[1], "cpu" if jax.default_backend() == "cpu" else "cuda"
         self._workers[name] = subprocess.Popen(
-            [sys.executable, "-P", str(_WORKER), str(self._folder / "model"), kind],
+            [sys.executable, "-P", str(_WORKER), str(self._folder / "model"), kind, device],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         return self._workers[name]

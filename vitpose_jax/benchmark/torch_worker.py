@@ -1,6 +1,6 @@
 """Hugging Face's VitPose in a process of its own: what `torch_side` starts. Imports no jax, and nothing of ours.
 
-    python torch_worker.py FOLDER eager|compiled
+    python torch_worker.py FOLDER eager|compiled cpu|cuda
 
 Reads one JSON command a line, answers each with one JSON line: {"prepare": {…}}, {"run": true}.
 """
@@ -24,11 +24,17 @@ class Worker:
     Args:
         folder: as `transformers` loads it.
         kind: "eager" or "compiled".
+        device: "cpu" or "cuda": the kind that the other side computes on.
+
+    Raises:
+        RuntimeError: there is no such device.
     """
 
-    def __init__(self, folder: str, kind: str):
+    def __init__(self, folder: str, kind: str, device: str):
+        if device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError(f"torch {torch.__version__} sees no GPU, and JAX does: install torch's CUDA build")
         self._folder, self._kind = folder, kind
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device)
         self._run: Callable[[], Any] = lambda: None
 
     def prepare(self, *, task: str, dtype: str, inputs: str, outputs: str, learning_rate: float) -> dict[str, Any]:
@@ -70,11 +76,18 @@ class Worker:
             return {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3)}
         return {"peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}
 
+    def _compiled(self, model: Any) -> Any:
+        """For the shapes of this case alone: of a second batch size PyTorch would make one program for all."""
+        if self._kind == "eager":
+            return model
+        torch.compiler.reset()
+        return torch.compile(model, dynamic=False)
+
     def _forward(self, model: Any, given: dict, images: Any, dtype: Any, learning_rate: float) -> Callable[[], Any]:
         del given, learning_rate
         model = model.eval().to(dtype)
         images = images.to(dtype)
-        called = torch.compile(model) if self._kind == "compiled" else model
+        called = self._compiled(model)
 
         def run() -> Any:
             with torch.inference_mode():
@@ -84,7 +97,7 @@ class Worker:
 
     def _train(self, model: Any, given: dict, images: Any, dtype: Any, learning_rate: float) -> Callable[[], Any]:
         model = model.train()
-        called = torch.compile(model) if self._kind == "compiled" else model
+        called = self._compiled(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.1)
         target, weights = given["target"].permute(0, 3, 1, 2), given["weights"][:, :, None, None]
 
