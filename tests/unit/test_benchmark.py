@@ -302,6 +302,14 @@ def test_sizes_of_an_experiment():
     assert command.sizes_of("input", model) == {"crop_size": (128, 96)}
 
 
+@pytest.mark.parametrize("given, found", [("", (256, 192)), ("--crop_size 64 48", [64, 48])])
+def test_a_size_that_is_given_comes_before_that_of_an_experiment(given, found, monkeypatch):
+    asked = {}
+    monkeypatch.setitem(command.CASES, "input", (lambda **settings: asked.update(settings) or iter(()), ""))
+    command.main(["input", "--config", "configs/vitpose_b.py", *given.split()])
+    assert asked == {"crop_size": found, "picture_size": [480, 640], "repeats": 5}
+
+
 def test_programs_are_kept_where_jax_says_or_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}

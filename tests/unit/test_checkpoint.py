@@ -104,6 +104,14 @@ def test_an_interrupted_save_is_not_taken_for_a_checkpoint(start, tmp_path):
     assert checkpoint.load_model(tmp_path).step == 1
 
 
+def test_a_step_without_its_state_is_no_checkpoint(tmp_path):
+    (tmp_path / "checkpoints/3/model").mkdir(parents=True)
+    assert not checkpoint.is_checkpoint(tmp_path)
+    for path in (tmp_path, tmp_path / "checkpoints/3"):
+        with pytest.raises(ValueError, match="no checkpoint in"):
+            checkpoint.load_model(path)
+
+
 @pytest.mark.parametrize("place, message", [("", "no checkpoint in"), ("nowhere", "does not exist")])
 def test_where_there_is_none(tmp_path, place, message):
     with pytest.raises(ValueError, match=message):

@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
         if name == "decode":
             add("--batch_size", type=int, default=64)
         if name == "input":
-            add("--crop_size", type=int, nargs=2, default=[256, 192], metavar=("H", "W"))
+            add("--crop_size", type=int, nargs=2, metavar=("H", "W"), help="(default 256 192, or the experiment's)")
             add("--picture_size", type=int, nargs=2, default=[480, 640], metavar=("H", "W"))
         if name == "evaluate":
             add("--people", type=int, default=11_004)
@@ -139,10 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             suite.run(options.document, only=options.only)
             return
         path = settings.pop("config", None)
+        settings = {setting: value for setting, value in settings.items() if value is not None}
         if name in WITH_CONFIG:
             settings |= read_config(path, overrides)
         elif path:
-            settings |= sizes_of(name, read_config(path, overrides)["model"])
+            settings = sizes_of(name, read_config(path, overrides)["model"]) | settings
         elif overrides:
             parser.error(f"unknown arguments {overrides}")
         lines = []

@@ -290,14 +290,18 @@ def _find(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
     folder = paths.path(path).resolve()
     if not folder.exists():
         raise ValueError(f"no checkpoint: {folder} does not exist")
-    if folder.name.isdigit() and (folder / "model").exists():
+    if _is_step(folder):
         return folder.parent, int(folder.name)
     for candidate in (folder / FOLDER, folder):
-        if candidate.is_dir() and any(p.name.isdigit() and (p / "model").exists() for p in candidate.iterdir()):
+        if candidate.is_dir() and any(map(_is_step, candidate.iterdir())):
             return candidate, None
     raise ValueError(
         f"no checkpoint in {folder}: give a run's folder (with {FOLDER}/<step> inside) or one step's folder"
     )
+
+
+def _is_step(folder: epath.Path) -> bool:
+    return folder.name.isdigit() and (folder / "model").exists() and (folder / "state").exists()
 
 
 def _chosen(manager: ocp.CheckpointManager, step: int | None) -> int:
