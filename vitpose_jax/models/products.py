@@ -118,6 +118,10 @@ def moved(move: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """`move(x)`, of a function that slices, pads with zeros, joins and reshapes.
 
     bfloat16 numbers move as their bits on a CPU, where XLA would turn them into float32 for it and back.
+
+    Args:
+        move: linear; what it returns has the dtype of what it takes, also of unsigned integers.
+        x: of any shape and float dtype, which is that of the result.
     """
     if x.dtype != jnp.bfloat16 or not on_cpu():
         return move(x)
