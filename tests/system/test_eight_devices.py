@@ -18,6 +18,7 @@ from tests import tolerances
 from tests.conftest import ROOT
 from train import train
 from vitpose_jax import trees
+from vitpose_jax.models import inference_weights
 from vitpose_jax.models.vitpose import ViTPose, vitpose
 from vitpose_jax.training import freezing, sharding, state, tasks, update
 
@@ -139,6 +140,10 @@ def compare_meshes(kind: str, changes: dict, freeze: Sequence[str], meshes: Sequ
             sizes = exchanged(found[2])
             assert "all-to-all" not in sizes
             assert 0 < sum(sizes.values()) < 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(one[0].params))
+    inference_weights._SMALLEST_APART = 0
+    everywhere = sharding.place(found[0].params, mesh)
+    apart = [inference_weights.inference_weights(model, {"params": each}) for each in (one[0].params, everywhere)]
+    assert [isinstance(each["params"]["backbone"]["blocks"], tuple) for each in apart] == [True, False]
     if kind == "dense":
         plain = model_of(kind, drop_path=0.0)  # parts draw other blocks to drop
         assert_same(updated(plain, mesh, accumulate=2), one if plain == model else updated(plain, mesh))

@@ -7,7 +7,7 @@ import pytest
 
 from vitpose_jax import trees
 from vitpose_jax.convert import export, hugging_face, rules
-from vitpose_jax.models import mae, rounded, vitpose
+from vitpose_jax.models import inference_weights, mae, vitpose
 from vitpose_jax.training import freezing, optimizer, sharding, state
 from vitpose_jax.training.model_file import ModelFile
 
@@ -53,7 +53,7 @@ def test_every_path_has_one_row_in_every_table(model):
     assert not any(decays[path] for path in params if "pos" in path)
     trees.match(freezing.FREEZE_TABLE, params, name="freezing")
     if not isinstance(model, mae.MAE):
-        trees.match(rounded.CAST_FIRST, trees.flatten(variables), name="rounding")
+        trees.match(inference_weights.CAST_FIRST, trees.flatten(variables), name="rounding")
     for path, spec in sharding.param_specs(variables["params"]).items():
         assert len(spec) == params[path].ndim, path
     sharding.param_specs(variables["batch_stats"])

@@ -25,8 +25,8 @@ from vitpose_jax.evaluation.predict import make_heatmaps, make_predict
 from vitpose_jax.evaluation.results import rescore
 from vitpose_jax.inference import device_crops
 from vitpose_jax.keypoints import KeypointSet
+from vitpose_jax.models.inference_weights import inference_weights
 from vitpose_jax.models.placement import in_chunks
-from vitpose_jax.models.rounded import rounded
 from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.training import sharding
 from vitpose_jax.training.checkpoint import LoadedModel, load_model
@@ -50,7 +50,7 @@ class PoseEstimator:
 
     Attributes:
         model: the network.
-        variables: {"params", "batch_stats"}, on the devices, as `models.rounded` leaves them.
+        variables: {"params", "batch_stats"}, on the devices, as `models.inference_weights` leaves them.
         dataset: name of the decoder in use.
         keypoint_set: what it predicts.
         udp: convention of its crops, see `geometry`.
@@ -90,7 +90,7 @@ class PoseEstimator:
         self._mesh = sharding.make_mesh()
         self._threads = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
         placed = {part: sharding.place(tree, self._mesh) for part, tree in loaded.variables.items()}
-        self.variables = rounded(self.model, placed)
+        self.variables = inference_weights(self.model, placed)
         self.batch_sizes = _batch_sizes(batch_size, jax.device_count())
         self.flip_test = flip_test
         of_this: dict[str, Any] = {

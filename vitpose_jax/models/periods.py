@@ -1,10 +1,15 @@
-"""Scanning over stacked blocks that are not all alike: those of one period are compiled, each as what it is."""
+"""Running blocks that are not one stack of equal ones.
+
+Blocks that differ come in periods: those of one period are compiled, each as what it is, and scanned over. And on one
+CPU the layers of an encoder may come one by one, see `inference_weights.py`.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 def scan_periods(
@@ -56,6 +61,34 @@ def scan_periods(
     stacked = params, drop_rates, None if key is None else jax.random.split(key, depth)
     groups = jax.tree.map(lambda leaf: leaf.reshape(depth // period, period, *leaf.shape[1:]), stacked)
     return jax.lax.scan(run_group, x, groups, unroll=unroll)[0]
+
+
+def one_by_one(blocks: Sequence[nn.Module], x: jax.Array, params: Sequence[Any], expert: jax.Array | None) -> jax.Array:
+    """Runs layers whose weights are not stacked, in inference.
+
+    Args:
+        blocks: `vit.Block`s of one period, unbound; their number divides the depth.
+        x: [B, L, D].
+        params: of each layer.
+        expert: see `vit.Mlp`.
+
+    Returns:
+        [B, L, D].
+
+    Raises:
+        ValueError: for blocks that would train.
+    """
+    if any(block.train for block in blocks):
+        raise ValueError("weights that were prepared for inference cannot be trained; train with those of a checkpoint")
+
+    def runner(block: nn.Module) -> Callable[..., jax.Array]:
+        # Traced once, not for every layer.
+        return jax.jit(lambda x, params: block.apply({"params": params}, x, jnp.float32(0), expert)[0])
+
+    runners = [runner(block) for block in blocks]
+    for layer, of_layer in enumerate(params):
+        x = runners[layer % len(runners)](x, of_layer)
+    return x
 
 
 def _all_but_slices(primitive: Any, *_: Any, **__: Any) -> bool:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from vitpose_jax.models.gelu import gelu
 from vitpose_jax.models.knowledge import KnowledgeToken
 from vitpose_jax.models.own import own_product, own_vector
-from vitpose_jax.models.periods import scan_periods
+from vitpose_jax.models.periods import one_by_one, scan_periods
 from vitpose_jax.models.placement import CROPS, placed
 from vitpose_jax.models.products import as_weights, dot_general, matmul, product, promote_dtype
 from vitpose_jax.models.windows import RelativePositions, Windows, pattern
@@ -344,7 +344,10 @@ class ViT(nn.Module):
             "train": train, "stochastic": self.drop_path > 0,
         }  # fmt: skip
         rates = jnp.linspace(0.0, self.drop_path, self.depth)
-        if len(period) == 1 or self.is_initializing():  # blocks that differ in their windows have the same parameters
+        if not self.is_initializing() and isinstance(self.variables["params"]["blocks"], tuple):
+            x = one_by_one([Block(**settings, windows=windows, parent=None) for windows in period], x,
+                           self.variables["params"]["blocks"], expert)  # fmt: skip
+        elif len(period) == 1 or self.is_initializing():  # blocks that differ in their windows have the same parameters
             blocks = stacked_blocks(self.depth, remat=self.remat, scan_unroll=self.scan_unroll)
             x, _ = blocks(**settings, windows=period[0], name="blocks")(x, rates, expert)
         else:
