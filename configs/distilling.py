@@ -6,7 +6,7 @@ open and what was decided.
 
 from ml_collections import ConfigDict, config_dict
 
-from vitpose_jax.models.vitpose import encoder_fields
+from vitpose_jax.models.settings import encoder_fields
 
 # By the name that follows the config's file (configs/distill_h_to_b.py:both), what the student learns from besides the
 # annotations: (the teacher's knowledge token, the teacher's heatmaps).

@@ -37,7 +37,7 @@ def masked_autoencoder(size: str | None, source: str = "imagenet") -> ConfigDict
     config.task = "mae"
     config.dataset_order = names
     with config.unlocked():
-        del config.codec
+        del config.codec, config.input.by_image
         config.model = _model(size, image_size)
         config.datasets = ConfigDict({name: dataset(f"data/{name}", views) for name in names})
         config.augment = _augment()

@@ -16,7 +16,6 @@ Size = tuple[int, int]  # (height, width)
 class Record(TypedDict):
     """One instance as a record source returns it, before any crop is cut."""
 
-    jpeg: bytes  # the image file, untouched
     instance: int  # row in the data set's instance index, 0 … P-1
     box_cxcywh: np.ndarray  # float32 [4], the padded, aspect-corrected region that the crop will show, image pixels
     bbox_xywh: np.ndarray  # float32 [4], the cleaned box itself, image pixels

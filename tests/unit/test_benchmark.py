@@ -178,9 +178,9 @@ def test_decoding_equals_the_loop(monkeypatch):
 
 def test_crops_for_evaluation_equal_those_of_the_loop():
     lines = list(crops(crop_size=(32, 24), picture_size=(60, 80), pictures=2, batch_size=4, batches=2, repeats=1))
-    assert [line.settings["task"] for line in lines] == ["train", "evaluate"]
+    assert [line.settings["task"] for line in lines] == ["train", "train by_image", "evaluate"]
     assert all(list(line.timings) == ["vitpose_jax", "loop"] for line in lines)
-    assert lines[1].facts["vitpose_jax"]["pixels"] == "identical"
+    assert lines[2].facts["vitpose_jax"]["pixels"] == "identical"
 
 
 def test_scoring_is_equal_work():

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,9 +10,10 @@ from tests.random_models import random_model
 from vitpose_jax import geometry
 from vitpose_jax.benchmark import __main__ as benchmark
 from vitpose_jax.data.catalog import DATASETS
-from vitpose_jax.inference import PoseEstimator, device_crops
+from vitpose_jax.inference import PoseEstimator, device_crops, export
 from vitpose_jax.inference.estimator import dataset_row
 from vitpose_jax.keypoints import KEYPOINT_SETS, KeypointSet
+from vitpose_jax.models import inference_weights
 from vitpose_jax.training import checkpoint
 
 
@@ -68,6 +70,21 @@ def test_every_count_gives_the_same_poses_from_few_programs(estimator):
         if len(image_boxes):
             np.testing.assert_allclose(points_of(poses), points_of(estimator(image, image_boxes)), atol=0.01)
     assert estimator._compiled._cache_size() <= 3
+
+
+def test_layers_that_stand_apart_give_the_same_poses_and_files(monkeypatch):
+    """As those of large models do on one CPU; 11 crops go through in chunks."""
+    image, boxes = picture(4), some_boxes(4, 11)
+    together = PoseEstimator(random_model(), batch_size=11)
+    monkeypatch.setattr(inference_weights, "_SMALLEST_APART", 0)
+    apart = PoseEstimator(random_model(), batch_size=11)
+    layers, stack = (each.variables["params"]["backbone"]["blocks"] for each in (apart, together))
+    assert (type(layers), len(layers), type(stack)) == (tuple, 2, dict)
+    np.testing.assert_allclose(points_of(apart(image, boxes)), points_of(together(image, boxes)), atol=0.01)
+
+    crops = jax.ShapeDtypeStruct((2, 64, 48, 3), np.uint8)
+    written = [str(jax.make_jaxpr(export.program(each, "heatmaps"))(crops)) for each in (apart, together)]
+    assert written[0] == written[1] and "scan[" in written[0]
 
 
 def test_the_flip_test_and_bfloat16_are_choices(estimator):

@@ -1,6 +1,7 @@
 """The training stream is a pure function of (seed, step); the evaluation stream shows every instance once."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import subprocess
@@ -13,6 +14,7 @@ from tests.coco_folder import write_coco
 from vitpose_jax import geometry
 from vitpose_jax.data import build, datasets, pipeline
 from vitpose_jax.data.augment import Augment
+from vitpose_jax.data.order import ByImage
 from vitpose_jax.keypoints import KeypointSet
 
 CROP_SIZE = (32, 24)
@@ -74,33 +76,66 @@ def sources(request, train, smaller):
     return [pipeline.TrainSource(train, Augment(), 10.0), pipeline.TrainSource(smaller, Augment(flip_prob=0.2), 4.0)]
 
 
-def test_batches_depend_on_seed_and_step_alone(sources):
-    expected = global_batches(sources, 7)  # an epoch of the first source is two and a half batches
+@pytest.mark.parametrize("by_image", [False, True])
+def test_batches_depend_on_seed_and_step_alone(sources, by_image):
+    batches = functools.partial(global_batches, sources, by_image=by_image)
+    expected = batches(7)  # an epoch of the first source is two and a half batches
     assert len({batch["image"].tobytes() for batch in expected}) == 7
-    assert_same(global_batches(sources, 7, num_threads=3, prefetch=5), expected)
+    assert_same(batches(7, num_threads=3, prefetch=5), expected)
     for shares in ([[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0], [1], [2], [3]]):
-        assert_same(global_batches(sources, 7, shares=shares), expected)
+        assert_same(batches(7, shares=shares), expected)
     for start in (1, 3):
-        assert_same(global_batches(sources, 7 - start, start_step=start, shares=[[0, 1], [2, 3]]), expected[start:])
-    other = global_batches(sources, 1, seed=1)
+        assert_same(batches(7 - start, start_step=start, shares=[[0, 1], [2, 3]]), expected[start:])
+    other = batches(1, seed=1)
     assert (other[0]["image"] != expected[0]["image"]).any()
 
 
 def test_worker_processes_make_the_same_batches_and_touch_no_device(train, monkeypatch):
     sources = [pipeline.TrainSource(train, Augment())]
-    expected = global_batches(sources, 5)
+    expected, by_image = (global_batches(sources, 5, by_image=together) for together in (False, True))
     monkeypatch.setenv("JAX_PLATFORMS", "none such")  # any use of a device in a worker would now raise
     assert_same(global_batches(sources, 5, num_workers=2, prefetch=1), expected)
-    assert_same(global_batches(sources, 2, num_workers=1, start_step=3), expected[3:])
+    assert_same(global_batches(sources, 2, num_workers=1, start_step=3, by_image=True), by_image[3:])
 
 
-def test_an_epoch_shows_every_instance_once_in_a_new_order(train):
+@pytest.mark.parametrize("by_image", [False, True])
+def test_an_epoch_shows_every_instance_once_in_a_new_order(train, by_image):
     plain = Augment(flip_prob=0, half_body_prob=0, scale_factor=0, rotation_prob=0, center_jitter_prob=0)
-    batches = global_batches([pipeline.TrainSource(train, plain)], 2, batch_size=len(train))
+    batches = global_batches([pipeline.TrainSource(train, plain)], 2, batch_size=len(train), by_image=by_image)
     first, second = ([crop.tobytes() for crop in batch["keypoints"]] for batch in batches)
     assert sorted(first) == sorted(second)
     assert len(set(first)) == len(train) == 10
     assert first != second
+
+
+def test_by_image_people_follow_one_another_and_an_image_is_decoded_once(train, monkeypatch):
+    images = train.instances.image
+    order = ByImage(np.arange(len(train)), images, seed=3)
+    epochs = np.array([order[place] for place in range(2 * len(train))]).reshape(2, -1)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(len(train)))
+        assert np.count_nonzero(np.diff(images[epoch])) == len(set(images)) - 1
+    assert list(images[epochs[0]]) != list(images[epochs[1]])
+    assert len(order) % len(train) == 0
+
+    def decoded(by_image: bool) -> list[int]:
+        """Images in the order in which the first batch, and maybe a part of later ones, had them decoded."""
+        found: list[int] = []
+        decode = datasets.Split.pixels
+        with monkeypatch.context() as patch:
+            patch.setattr(datasets.Split, "pixels", lambda split, image: found.append(image) or decode(split, image))
+            global_batches([pipeline.TrainSource(train, Augment())], 1, batch_size=len(train), by_image=by_image)
+        return found
+
+    monkeypatch.setattr(pipeline, "_DECODED_IMAGES", 1)
+    assert sorted(decoded(by_image=True)[: len(set(images))]) == sorted(set(images))
+    assert sorted(decoded(by_image=False)[: len(images)]) == sorted(images)
+
+
+def test_a_stream_of_single_crops(train):
+    for by_image in (False, True):
+        batches = global_batches([pipeline.TrainSource(train, Augment())], 2, batch_size=1, by_image=by_image)
+        assert [batch["image"].shape for batch in batches] == [(1, *CROP_SIZE, 3)] * 2
 
 
 def test_a_plain_crop_is_what_geometry_says(train):

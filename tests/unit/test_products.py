@@ -10,9 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 from tests.random_models import random_model
 from vitpose_jax import trees
-from vitpose_jax.models import inference_weights as ready
-from vitpose_jax.models import placement, products, vit
-from vitpose_jax.models.inference_weights import inference_weights
+from vitpose_jax.models import inference_weights, placement, products, vit
 from vitpose_jax.models.products import dot_general, matmul, product
 
 SPECS = [
@@ -90,22 +88,22 @@ def test_dense_layers_and_rows():
 
 
 @pytest.mark.parametrize("decoder", ["classic", "simple"])
-def test_rounded_weights_give_the_same_heatmaps_to_the_bit(decoder):
+def test_prepared_weights_give_the_same_heatmaps_to_the_bit(decoder):
     loaded = random_model(decoder=decoder, depth=1, dtype="bfloat16")
     crops = np.random.default_rng(0).integers(0, 256, (1, *loaded.model.image_size, 3), dtype=np.uint8)
-    small = inference_weights(loaded.model, loaded.variables)
+    small = inference_weights.prepared(loaded.model, loaded.variables)
     ours, want = (jax.jit(lambda v, c: loaded.model.apply(v, c, train=False))(each, crops)["coco"]
                   for each in (small, loaded.variables))  # fmt: skip
     np.testing.assert_array_equal(ours, want)
     sizes = [sum(leaf.nbytes for leaf in trees.flatten(each).values()) for each in (small, loaded.variables)]
     assert sizes[0] < 0.6 * sizes[1]
     plain = random_model(depth=1)
-    assert inference_weights(plain.model, plain.variables) is plain.variables
+    assert inference_weights.prepared(plain.model, plain.variables) is plain.variables
 
 
 def test_weights_that_come_as_bits_are_the_same_weights():
     loaded = random_model(dtype="bfloat16")
-    stacked = [path for path, leaf in trees.flatten(inference_weights(loaded.model, loaded.variables)).items()
+    stacked = [path for path, leaf in trees.flatten(inference_weights.prepared(loaded.model, loaded.variables)).items()
                if leaf.dtype == products.BITS]  # fmt: skip
     assert stacked and all(path.startswith("params/backbone/blocks/") for path in stacked)
     weights = jnp.asarray([1.0, -0.1, 3e38], jnp.bfloat16)
@@ -126,8 +124,8 @@ def test_large_blocks_come_layer_by_layer_on_one_cpu(settings):
     loaded = random_model(**LARGE_BLOCKS | settings)
     crops = np.random.default_rng(0).integers(0, 256, (2, *loaded.model.image_size, 3), dtype=np.uint8)
     variables = jax.device_put(loaded.variables)
-    layers = inference_weights(loaded.model, variables)
-    assert [type(ready._blocks(each)) for each in (layers, variables)] == [tuple, dict]
+    layers = inference_weights.prepared(loaded.model, variables)
+    assert [type(inference_weights._blocks(each)) for each in (layers, variables)] == [tuple, dict]
     apply = jax.jit(lambda variables, crops: loaded.model.apply(variables, crops, train=False)["coco"])
     found, want = apply(layers, crops), apply(variables, crops)
     if loaded.model.dtype == jnp.float32:
@@ -137,9 +135,12 @@ def test_large_blocks_come_layer_by_layer_on_one_cpu(settings):
         exact = exact.apply(variables, crops, train=False)["coco"]
         errors = [float(jnp.abs(each - exact).mean()) for each in (found, want)]
         assert 0 < errors[0] < 1.1 * errors[1]
-    again = ready.stacked(layers)
-    jax.tree.map(np.testing.assert_array_equal, again, ready._rounded(loaded.model, variables))
-    assert ready.stacked(again) is again
+    again = inference_weights.stacked(layers)
+    jax.tree.map(np.testing.assert_array_equal, again, inference_weights._rounded(loaded.model, variables))
+    assert inference_weights.stacked(again) is again
+    assert inference_weights.prepared(loaded.model, layers) is layers
+    twice = inference_weights.prepared(loaded.model, inference_weights._rounded(loaded.model, variables))
+    jax.tree.map(np.testing.assert_array_equal, twice, layers)
     with pytest.raises(ValueError, match="prepared for inference cannot be trained"):
         loaded.model.apply(layers, crops, train=True, mutable=["batch_stats"])
 
@@ -147,7 +148,7 @@ def test_large_blocks_come_layer_by_layer_on_one_cpu(settings):
 def test_small_blocks_stay_a_stack():
     loaded = random_model()
     variables = jax.device_put(loaded.variables)
-    assert inference_weights(loaded.model, variables) is variables
+    assert inference_weights.prepared(loaded.model, variables) is variables
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

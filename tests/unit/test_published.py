@@ -11,7 +11,7 @@ from configs import common, evaluate
 from tests.conftest import ROOT
 from vitpose_jax.convert.released import RELEASED, recognize
 from vitpose_jax.evaluation import published
-from vitpose_jax.models import vitpose
+from vitpose_jax.models.settings import SIZES
 
 SNAPSHOT = "hub/models--usyd-community--vitpose-plus-base/snapshots/0f1e2d3c"
 
@@ -52,7 +52,7 @@ def test_every_published_file_is_recognised_as_itself():
 
 def test_the_entries_are_of_models_and_data_sets_that_exist():
     for key, entry in RELEASED.items():
-        assert entry.size in vitpose.SIZES, key
+        assert entry.size in SIZES, key
         assert entry.decoder in ("classic", "simple"), key
         assert set(entry.metrics) <= set(published.PROTOCOLS), key
         for metrics in entry.metrics.values():

@@ -109,13 +109,14 @@ def test_last_error():
 
 def test_what_a_folder_was_run_with_is_compared(tmp_path):
     config = {"train": {"epochs": 2, "batch_size": 8}, "model": {"size": None, "image_size": (64, 48)},
-              "mesh": {"fsdp": 1}}  # fmt: skip
+              "mesh": {"fsdp": 1}, "input": {"num_workers": 0, "by_image": False}}  # fmt: skip
     ran = {"train": {"epochs": 2, "batch_size": 4}, "model": {"size": "s", "image_size": [64, 48]},
-           "mesh": {"fsdp": 8}}  # fmt: skip
+           "mesh": {"fsdp": 8}, "input": {"num_workers": 4, "by_image": True}}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(ran))
     assert record.read(epath.Path(tmp_path), config).differences == ()  # nothing was saved: nothing would be mixed
     (tmp_path / "checkpoints" / "10").mkdir(parents=True)
     assert record.read(epath.Path(tmp_path), config).differences == (
+        "ran with input.by_image True, the sweep now says False",
         "ran with train.batch_size 4, the sweep now says 8",
     )
 

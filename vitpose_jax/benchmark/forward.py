@@ -9,7 +9,7 @@ import numpy as np
 from vitpose_jax.benchmark import programs, torch_side
 from vitpose_jax.benchmark.machine import peak_memory_gib
 from vitpose_jax.benchmark.timing import Measured, take_turns
-from vitpose_jax.models.inference_weights import inference_weights
+from vitpose_jax.models import inference_weights
 from vitpose_jax.models.placement import in_chunks
 from vitpose_jax.models.vitpose import ViTPose, normalize, vitpose
 
@@ -99,7 +99,9 @@ def _one(
             outputs: Any = model.apply(variables, images, train=False)
             return outputs[dataset]
 
-        prepared = programs.prepare(in_chunks(heatmaps), (inference_weights(model, variables), images), batch_size)
+        prepared = programs.prepare(
+            in_chunks(heatmaps), (inference_weights.prepared(model, variables), images), batch_size
+        )
     run = prepared.start()
     ours = np.asarray(run())
     facts = {OURS: dict(prepared.facts), **dict(side.prepare(task, batch_size, dtype, ours))}

@@ -72,6 +72,7 @@ CPU = (
     Goal("2 training step: torch eager as installed", "train", ratio("torch-eager"), 1.0),
     Goal("4 decoding: a loop over keypoints", "decode", ratio("loop"), 10.0),
     Goal("5 crops for training: a plain loop, processor time", "input", of_task("train", _LOOP), 2.0),
+    Goal("5 the same, image by image (`input.by_image`)", "input", of_task("train by_image", _LOOP), 2.0),
     Goal("5 crops for evaluation: the same", "input", of_task("evaluate", _LOOP), 2.0),
     Goal("6 scoring COCO val", "evaluate", _median, 30.0, at_least=False, unit=" s"),
     Goal("8 a step on three data sets: on one", "mixed", ratio("multi"), 1.15, at_least=False),

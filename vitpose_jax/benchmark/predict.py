@@ -13,7 +13,7 @@ from vitpose_jax.benchmark.decode import made_up_heatmaps, read_merged
 from vitpose_jax.benchmark.timing import Measured
 from vitpose_jax.evaluation.predict import make_predict
 from vitpose_jax.keypoints import KEYPOINT_SETS
-from vitpose_jax.models.inference_weights import inference_weights
+from vitpose_jax.models import inference_weights
 from vitpose_jax.models.placement import in_chunks
 from vitpose_jax.models.vitpose import normalize, vitpose
 
@@ -25,7 +25,7 @@ def predict(
     for dtype in dtypes:
         network = vitpose(**{**model, "dtype": dtype})
         (dataset,) = network.num_keypoints
-        variables = inference_weights(network, programs.random_variables(network))
+        variables = inference_weights.prepared(network, programs.random_variables(network))
         points = next(each for each in KEYPOINT_SETS.values() if len(each) == network.num_keypoints[dataset])
         for batch_size in batch_sizes:
             crops = programs.random_batch(network, batch_size)["image"]

@@ -15,7 +15,7 @@ import numpy as np
 from vitpose_jax import trees
 from vitpose_jax.convert import heads, layouts, mae_file, rules
 from vitpose_jax.models import vit
-from vitpose_jax.models.vitpose import SIZES
+from vitpose_jax.models.settings import SIZES
 from vitpose_jax.types import Size
 
 if TYPE_CHECKING:

@@ -81,12 +81,8 @@ class Split:
         Raises:
             ValueError: the image cannot be decoded.
         """
-        return self.decode(self.jpeg(image), image)
-
-    def decode(self, jpeg: bytes, image: int) -> np.ndarray:
-        """Like `pixels`, for the bytes that `jpeg` returned."""
         try:
-            return geometry.decode_jpeg(jpeg)
+            return geometry.decode_jpeg(self.jpeg(image))
         except ValueError as error:
             raise ValueError(f"image {self.images.file_name[image]} of {self!r}: {error}") from error
 

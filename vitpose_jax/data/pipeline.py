@@ -4,6 +4,8 @@ The training stream is a pure function of (seed, step):
 
     records -> shuffle, by epoch -> repeat -> random view, cut -> mix of data sets -> own rows -> batch -> prefetch
 
+With `by_image` the shuffle keeps the people of an image together, see `order.py`.
+
 The stream is one endless sequence of crops, and row r of batch n is its element nB + r. A process makes the rows that
 its devices hold, whichever these are. So neither the number of processes or of workers, nor the mesh, nor the step at
 which a run is resumed changes a global batch or the order of its rows.
@@ -28,13 +30,14 @@ from absl import flags
 from vitpose_jax import geometry
 from vitpose_jax.data.augment import Augment, train_transform
 from vitpose_jax.data.datasets import Split
+from vitpose_jax.data.order import ByImage
 from vitpose_jax.data.tables import Instances
 from vitpose_jax.data.truncate import is_shown
 from vitpose_jax.types import EvalCrop, Record, TrainCrop
 
-# Decoded images that an evaluation stream keeps in each of its processes. Boxes come ordered by image, and the threads
-# of a process are at work on a few neighbouring images.
-_DECODED_IMAGES = 8
+# Decoded images that a stream keeps for each of its threads where boxes come ordered by image.
+_DECODED_IMAGES = 2
+_LONGEST = 2**52  # crops of an endless stream: Grain counts its batches in double precision
 
 
 class Source(Protocol):
@@ -69,6 +72,7 @@ def train_stream(
     seed: int,
     start_step: int = 0,
     rows: Sequence[int] | np.ndarray | None = None,
+    by_image: bool = False,
     num_workers: int = 0,
     num_threads: int = 4,
     prefetch: int = 4,
@@ -85,6 +89,8 @@ def train_stream(
         seed: of order and augmentation, 0 or more.
         start_step: number of the first batch.
         rows: which rows of every batch this process makes, in this order, see `sharding.process_rows`; None for all.
+        by_image: the people of an image follow one another, and it is decoded once for those in one batch of a process.
+            Most of their crops then are in one batch. Otherwise all people are shuffled, as in the original.
         num_workers: worker processes that make batches, each in one thread. With 0, threads of this process make them.
         num_threads: how many, if there are no workers.
         prefetch: batches ready or in the making, in this process or in each worker.
@@ -101,19 +107,24 @@ def train_stream(
     own_rows = checked_rows(rows, batch_size)
     share = shares(sources)
     num_keypoints = max(len(source.split.keypoint_set) for source in sources)
+    kept = _kept_images(num_workers, num_threads) if by_image else 0
     parts: list[tuple[Any, grain.transforms.RandomMap]] = [
         (
             _TrainRecords(source.split, source.augment, crop_size[1] / crop_size[0], seed, index),
-            _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index),
+            _CutTrainCrop(source.split, source.augment, crop_size, num_keypoints, index, kept),
         )
         for index, source in enumerate(sources)
     ]
-    stream = own_batches(interleaved(parts, share, seed), own_rows, batch_size, start_step)
+    images = [source.split.instances.image for source in sources] if by_image else None
+    stream = own_batches(interleaved(parts, share, seed, images), own_rows, batch_size, start_step)
     return start(stream, num_workers, num_threads, prefetch)
 
 
 def interleaved(
-    parts: Sequence[tuple[Any, grain.transforms.RandomMap]], share: Sequence[float], seed: int
+    parts: Sequence[tuple[Any, grain.transforms.RandomMap]],
+    share: Sequence[float],
+    seed: int,
+    images: Sequence[np.ndarray] | None = None,
 ) -> grain.MapDataset:
     """The endless sequence of crops of several sources, each shuffled anew whenever it has been gone through.
 
@@ -121,12 +132,18 @@ def interleaved(
         parts: of each source the records, at random access, and what makes a crop of one.
         share: see `shares`.
         seed: of order and crops.
+        images: of each source int [P], of which image each record is: those of one follow one another; None: all are
+            shuffled.
     """
     streams = []
     for index, (records, cut) in enumerate(parts):
         # One seed for each source: two of the same length would otherwise be shuffled alike.
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-        streams.append(grain.MapDataset.source(records).seed(own_seed).shuffle().repeat().random_map(cut))
+        if images is None:
+            endless = grain.MapDataset.source(records).seed(own_seed).shuffle().repeat()
+        else:
+            endless = grain.MapDataset.source(ByImage(records, images[index], own_seed)).seed(own_seed)
+        streams.append(endless.random_map(cut))
     return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, share)
 
 
@@ -198,7 +215,8 @@ def eval_stream(
     own = order.reshape(batch_size, -1)[own_rows].ravel()
     boxes = split.dataset.regions(instances.bbox_xywh, aspect_ratio=crop_size[1] / crop_size[0])
     pictures = None if pictures_ltrb is None else pictures_ltrb[own]
-    crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp, pictures)
+    kept = _kept_images(num_workers, num_threads)
+    crops = _EvalCrops(split, own, instances.image[own], boxes[own], crop_size, udp, pictures, kept)
     return start(grain.MapDataset.source(crops).batch(len(own_rows)), num_workers, num_threads, prefetch)
 
 
@@ -250,7 +268,8 @@ class _OwnRows:
     start_step: int
 
     def __len__(self) -> int:
-        return (len(self.stream) // self.batch_size - self.start_step) * len(self.rows)
+        steps = min(len(self.stream), _LONGEST) // self.batch_size - self.start_step
+        return steps * len(self.rows)
 
     def __getitem__(self, index: int) -> TrainCrop:
         batch, row = divmod(index, len(self.rows))
@@ -277,7 +296,6 @@ class _TrainRecords:
         if not self.augment.jitter_each_epoch:
             box = self.augment.jitter_center(box, bbox, np.random.default_rng([self.seed, self.index, instance]))
         return Record(
-            jpeg=self.split.jpeg(table.image[instance]),
             instance=int(instance),
             box_cxcywh=box,
             bbox_xywh=bbox.astype(np.float32),
@@ -294,9 +312,10 @@ class _CutTrainCrop(grain.transforms.RandomMap):
     crop_size: tuple[int, int]
     num_keypoints: int
     index: int
+    kept_images: int
 
     def random_map(self, record: Record, rng: np.random.Generator) -> TrainCrop:
-        image = self.split.decode(record["jpeg"], self.split.instances.image[record["instance"]])
+        image = self._pixels(int(self.split.instances.image[record["instance"]]))
         image_width, keypoint_set = image.shape[1], self.split.keypoint_set
         aspect_ratio = self.crop_size[1] / self.crop_size[0]
         box, keypoints_img = record["box_cxcywh"], record["keypoints"]
@@ -330,6 +349,13 @@ class _CutTrainCrop(grain.transforms.RandomMap):
             dataset=np.int32(self.index),
         )
 
+    @functools.cached_property
+    def _pixels(self) -> Any:
+        return functools.lru_cache(self.kept_images)(self.split.pixels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _without_cache(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class _EvalCrops:
@@ -342,6 +368,7 @@ class _EvalCrops:
     crop_size: tuple[int, int]
     udp: bool
     pictures: np.ndarray | None
+    kept_images: int
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -366,7 +393,16 @@ class _EvalCrops:
 
     @functools.cached_property
     def _pixels(self) -> Any:
-        return functools.lru_cache(_DECODED_IMAGES)(self.split.pixels)
+        return functools.lru_cache(self.kept_images)(self.split.pixels)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_pixels"}  # a cache stays where it is
+        return _without_cache(self)
+
+
+def _kept_images(num_workers: int, num_threads: int) -> int:
+    return _DECODED_IMAGES * (1 if num_workers else num_threads)
+
+
+def _without_cache(crops: Any) -> dict[str, Any]:
+    """What of crops goes to a worker process: decoded images stay where they are."""
+    return {name: value for name, value in vars(crops).items() if name != "_pixels"}

@@ -18,7 +18,7 @@ from vitpose_jax.evaluation import baseline
 from vitpose_jax.evaluation.results import SUPPRESSIONS, Evaluation, Predictions
 from vitpose_jax.evaluation.scoring import HEADLINE, METRICS, check_boxes, check_files
 from vitpose_jax.evaluation.truncation import check_truncation, truncated_split
-from vitpose_jax.models.inference_weights import inference_weights
+from vitpose_jax.models import inference_weights
 from vitpose_jax.models.placement import in_chunks
 from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.progress import progress_bar
@@ -246,7 +246,7 @@ class Evaluator:
             desc=f"evaluate {self.dataset}", unit=" crops", total=len(instances),
             show=progress and jax.process_index() == 0,
         )  # fmt: skip
-        variables = inference_weights(self.model, variables)
+        variables = inference_weights.prepared(self.model, variables)
         in_flight: list[Any] = []
 
         def collect(done: dict[str, jax.Array]) -> None:

@@ -19,10 +19,11 @@ from vitpose_jax import compile_cache
 from vitpose_jax.draw import SCORE_THRESHOLD
 from vitpose_jax.inference import outputs, video
 from vitpose_jax.inference.boxes import FORMS, box_source
-from vitpose_jax.inference.estimator import CROPPING, DTYPES, PoseEstimator
+from vitpose_jax.inference.estimator import CROPPING, PoseEstimator
 from vitpose_jax.inference.images import find_input, predict_images
 from vitpose_jax.inference.journal import NAME, Journal
 from vitpose_jax.interrupt import Guard
+from vitpose_jax.models.settings import DTYPES
 
 WRITE = ("drawn", "json", "csv", "labels")
 

@@ -25,15 +25,15 @@ from vitpose_jax.evaluation.predict import make_heatmaps, make_predict
 from vitpose_jax.evaluation.results import rescore
 from vitpose_jax.inference import device_crops
 from vitpose_jax.keypoints import KeypointSet
-from vitpose_jax.models.inference_weights import inference_weights
+from vitpose_jax.models import inference_weights
 from vitpose_jax.models.placement import in_chunks
+from vitpose_jax.models.settings import DTYPES
 from vitpose_jax.models.vitpose import vitpose
 from vitpose_jax.training import sharding
 from vitpose_jax.training.checkpoint import LoadedModel, load_model
 from vitpose_jax.types import Pose
 
 CROPPING = ("host", "device")
-DTYPES = ("float32", "bfloat16")
 _GROWTH = 4  # from one size of a batch to the next
 
 
@@ -50,7 +50,7 @@ class PoseEstimator:
 
     Attributes:
         model: the network.
-        variables: {"params", "batch_stats"}, on the devices, as `models.inference_weights` leaves them.
+        variables: {"params", "batch_stats"}, on the devices, as `models.inference_weights` prepares them.
         dataset: name of the decoder in use.
         keypoint_set: what it predicts.
         udp: convention of its crops, see `geometry`.
@@ -75,7 +75,7 @@ class PoseEstimator:
         cropping: str = "host",
     ):
         if dtype not in (None, *DTYPES):
-            raise ValueError(f"dtype must be one of {DTYPES}, or None for the checkpoint's, not {dtype!r}")
+            raise ValueError(f"dtype must be one of {sorted(DTYPES)}, or None for the checkpoint's, not {dtype!r}")
         if cropping not in CROPPING:
             raise ValueError(f"cropping must be one of {CROPPING}, not {cropping!r}")
         if batch_size < 1:
@@ -90,7 +90,7 @@ class PoseEstimator:
         self._mesh = sharding.make_mesh()
         self._threads = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
         placed = {part: sharding.place(tree, self._mesh) for part, tree in loaded.variables.items()}
-        self.variables = inference_weights(self.model, placed)
+        self.variables = inference_weights.prepared(self.model, placed)
         self.batch_sizes = _batch_sizes(batch_size, jax.device_count())
         self.flip_test = flip_test
         of_this: dict[str, Any] = {

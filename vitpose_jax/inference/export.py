@@ -22,9 +22,10 @@ import numpy as np
 from etils import epath
 
 from vitpose_jax import paths, trees
-from vitpose_jax.inference.estimator import DTYPES, PoseEstimator, dataset_row
+from vitpose_jax.inference.estimator import PoseEstimator, dataset_row
 from vitpose_jax.inference.plain import plain
-from vitpose_jax.models.inference_weights import stacked
+from vitpose_jax.models import inference_weights
+from vitpose_jax.models.settings import DTYPES
 
 FORMATS = ("stablehlo", "onnx", "saved_model", "tflite")
 OUTPUTS = ("keypoints", "heatmaps")
@@ -89,7 +90,7 @@ def program(estimator: PoseEstimator, output: str) -> Function:
     Returns:
         From uint8 [B, H, W, 3] to float32 keypoints [B, K, 3] (x, y, score), crop pixels, or heatmaps [B, h, w, K].
     """
-    variables = jax.device_get(stacked(estimator.variables))
+    variables = jax.device_get(inference_weights.stacked(estimator.variables))
 
     def heatmaps(crops: jax.Array) -> jax.Array:
         return estimator.heatmaps(variables, crops)

@@ -1,5 +1,6 @@
 """Weights as inference reads them: in the precision that a model computes in, and on one CPU layer by layer."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vitpose_jax import trees
-from vitpose_jax.models.products import as_bits, as_weights
+from vitpose_jax.models.products import BITS, as_bits, as_weights
 from vitpose_jax.models.vitpose import ViTPose
 
 # Whether the model's first use of a variable is to cast it to its own precision, and nothing else uses it.
@@ -31,24 +32,28 @@ CAST_FIRST: trees.Table[bool] = (
 _SMALLEST_APART = 8 * 2**20
 
 
-def inference_weights(model: ViTPose, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+def prepared(model: ViTPose, variables: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a model computes the same with when it does not learn: to the bit, or to rounding where layers are apart.
 
-    On one CPU device the layers of large blocks stand apart, in a tuple: of a stack, each would be copied out before
-    it is multiplied with. Stacks of bfloat16 weights come as bits on a CPU, see `products.as_bits`.
+    On one CPU device the layers of large blocks stand apart, in a tuple, as copies: of a stack, each would be copied
+    out whenever it is multiplied with. Stacks of bfloat16 weights come as bits on a CPU, see `products.as_bits`.
 
     Args:
         model: a float32 one takes everything as precise as it is.
-        variables: {"params", "batch_stats"} of float32 arrays.
+        variables: {"params", "batch_stats"} of float32 arrays; or what this function returned, which stays as it is.
 
     Returns:
         What `model.apply` takes in place of `variables`.
     """
-    return _layers_apart(_rounded(model, variables))
+    if isinstance(_blocks(variables), tuple):
+        return variables
+    variables = _rounded(model, variables)
+    blocks = _blocks(variables)
+    return _with_blocks(variables, _layers(blocks, _depth(blocks))) if _are_large_on_one_cpu(blocks) else variables
 
 
 def stacked(variables: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What `inference_weights` returned, with its layers stacked again; for programs that are to be written out."""
+    """What `prepared` returned, with its layers stacked again; for programs that are to be written out."""
     if not isinstance(_blocks(variables), tuple):
         return variables
 
@@ -60,7 +65,7 @@ def stacked(variables: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _rounded(model: ViTPose, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-    if model.dtype == jnp.float32:
+    if model.dtype == jnp.float32 or any(leaf.dtype == BITS for leaf in jax.tree.leaves(_blocks(variables))):
         return variables
     casts = trees.match(CAST_FIRST, trees.flatten(variables), name="rounding")
 
@@ -75,18 +80,20 @@ def _rounded(model: ViTPose, variables: Mapping[str, Any]) -> Mapping[str, Any]:
     return jax.jit(lambda variables: trees.map_with_path(cast, variables))(variables)
 
 
-def _layers_apart(variables: Mapping[str, Any]) -> Mapping[str, Any]:
-    leaves = jax.tree.leaves(_blocks(variables))
-    depth = len(leaves[0])
+def _are_large_on_one_cpu(blocks: Any) -> bool:
+    leaves = jax.tree.leaves(blocks)
     devices = {device for leaf in leaves if isinstance(leaf, jax.Array) for device in leaf.devices()}
-    alone = len(devices) == 1 and all(device.platform == "cpu" for device in devices)
-    if not alone or sum(leaf.nbytes for leaf in leaves) < depth * _SMALLEST_APART:
-        return variables
+    alone = [device.platform for device in devices] == ["cpu"]
+    return alone and sum(leaf.nbytes for leaf in leaves) >= _depth(blocks) * _SMALLEST_APART
 
-    def layers(blocks: Any) -> tuple[Any, ...]:
-        return tuple(jax.tree.map(lambda leaf, layer=layer: as_weights(leaf[layer]), blocks) for layer in range(depth))
 
-    return _with_blocks(variables, jax.jit(layers)(_blocks(variables)))
+@functools.partial(jax.jit, static_argnums=1)
+def _layers(blocks: Any, depth: int) -> tuple[Any, ...]:
+    return tuple(jax.tree.map(lambda leaf, layer=layer: as_weights(leaf[layer]), blocks) for layer in range(depth))
+
+
+def _depth(blocks: Any) -> int:
+    return len(jax.tree.leaves(blocks)[0])
 
 
 def _blocks(variables: Mapping[str, Any]) -> Any:

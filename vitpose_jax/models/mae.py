@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from vitpose_jax.models import pos_embed, vit
 from vitpose_jax.models.products import dot_general
-from vitpose_jax.models.vitpose import DTYPES, check_choices, encoder_fields, normalize
+from vitpose_jax.models.settings import DTYPES, check_choices, encoder_fields
+from vitpose_jax.models.vitpose import normalize
 from vitpose_jax.types import Size
 
 PATCH_VALUES = vit.PATCH_SIZE * vit.PATCH_SIZE * 3  # of a patch's pixels

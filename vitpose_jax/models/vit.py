@@ -1,7 +1,8 @@
 """The plain vision transformer that ViTPose uses as its encoder.
 
 Blocks are stacked on a leading `layers` axis and scanned: one block is compiled, whatever the depth. Each tensor of the
-original PyTorch model is exactly one slice of one leaf here, so one table converts both ways.
+original PyTorch model is exactly one slice of one leaf here, so one table converts both ways. Only inference on one CPU
+may have the layers apart, see `inference_weights.py`.
 """
 
 import functools

@@ -29,8 +29,8 @@ OUTPUT, TRIAL, LOCK = "output.txt", "trial.json", "trial.lock"
 
 # Settings that say where, how and how long a run computes, not what: they may change between two starts of a run.
 _FREE = (
-    "mesh.", "input.", "model.remat", "model.scan_unroll", "train.epochs", "train.keep_last", "train.save_every_steps",
-    "train.log_every_steps",
+    "mesh.", "input.num_workers", "input.num_threads", "input.prefetch", "model.remat", "model.scan_unroll",
+    "train.epochs", "train.keep_last", "train.save_every_steps", "train.log_every_steps",
 )  # fmt: skip
 
 # Exit codes of train.py that mean it was stopped: saved after SIGTERM, Ctrl-C, or either before there was anything to

@@ -19,7 +19,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from vitpose_jax import paths
-from vitpose_jax.models.vitpose import DTYPES, ViTPose
+from vitpose_jax.models.settings import DTYPES
+from vitpose_jax.models.vitpose import ViTPose
 from vitpose_jax.training import checkpoint, sharding, tasks
 from vitpose_jax.training.model_file import ModelFile
 
