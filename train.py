@@ -24,7 +24,7 @@ from ml_collections import config_flags
 from configs import command_line
 from configs.tasks import TASKS, Task, make_model, make_task
 from vitpose_jax import compile_cache, draw, interrupt, paths, trees
-from vitpose_jax.data import datasets, pipeline
+from vitpose_jax.data import datasets, streams
 from vitpose_jax.evaluation.table import print_metrics
 from vitpose_jax.progress import progress_bar
 from vitpose_jax.training import checkpoint, optimizer, processes, sharding, transfer
@@ -185,11 +185,9 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def print_shares(sources: Mapping[str, pipeline.Source], batch_size: int, *, batch_norm: bool) -> None:
+def print_shares(sources: Mapping[str, streams.Source], batch_size: int, *, batch_norm: bool) -> None:
     """Says how a batch is made up of several data sets, and which of them are too rare for batch norm, if there is."""
-    crops = {
-        name: share * batch_size for name, share in zip(sources, pipeline.shares([*sources.values()]), strict=True)
-    }
+    crops = {name: share * batch_size for name, share in zip(sources, streams.shares([*sources.values()]), strict=True)}
     if len(crops) > 1:
         print("a batch holds on average " + ", ".join(f"{count:.1f} crops of {name}" for name, count in crops.items()))
     rare = [name for name, count in crops.items() if len(crops) > 1 and count < FEW_CROPS]

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from vitpose_jax import keypoints, trees
-from vitpose_jax.data import datasets, pipeline, views
+from vitpose_jax.data import datasets, pipeline, streams, views
 from vitpose_jax.data.augment import Augment
 from vitpose_jax.evaluation.leaks import leaks
 from vitpose_jax.evaluation.predict import Evaluator, check_decoder
@@ -42,7 +42,7 @@ class Task(NamedTuple):
         remarks: sentences to print at the start.
     """
 
-    sources: Mapping[str, pipeline.Source]
+    sources: Mapping[str, streams.Source]
     make_stream: Callable[..., Any]
     loss: tasks.Loss
     on_devices: Callable[[int, Mapping[str, np.ndarray]], Mapping[str, jax.Array]]

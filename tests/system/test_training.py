@@ -12,6 +12,7 @@ import pytest
 import train as train_script
 from train import train
 from vitpose_jax import interrupt, trees
+from vitpose_jax.data import pipeline
 from vitpose_jax.evaluation.predict import Evaluator
 from vitpose_jax.training import checkpoint, transfer
 
@@ -113,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(shrunk_config,
 
 
 def test_a_batch_without_labelled_keypoints_is_refused(shrunk_config, tmp_path, monkeypatch):
-    make = train_script.pipeline.train_stream
+    make = pipeline.train_stream
 
     class Unlabelled:
         def __init__(self, stream):
@@ -124,7 +125,7 @@ def test_a_batch_without_labelled_keypoints_is_refused(shrunk_config, tmp_path, 
             batch["keypoints"] = batch["keypoints"] * [1, 1, 0]
             return batch
 
-    monkeypatch.setattr(train_script.pipeline, "train_stream", lambda *a, **k: Unlabelled(make(*a, **k)))
+    monkeypatch.setattr(pipeline, "train_stream", lambda *a, **k: Unlabelled(make(*a, **k)))
     with pytest.raises(ValueError, match="step 0 has no labelled keypoint"):
         train(shrunk_config(), tmp_path)
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.coco_folder import write_coco
 from vitpose_jax import geometry
-from vitpose_jax.data import build, datasets, pipeline
+from vitpose_jax.data import build, datasets, pipeline, streams
 from vitpose_jax.data.augment import Augment
 from vitpose_jax.data.order import ByImage
 from vitpose_jax.keypoints import KeypointSet
@@ -156,7 +156,7 @@ def test_a_mix_follows_its_weights_and_pads_keypoints(train, smaller):
     pair = [pipeline.TrainSource(train, Augment()), pipeline.TrainSource(smaller, Augment())]
     for weights, shares in (((None, None), (10 / 16, 6 / 16)), ((1, 3), (0.25, 0.75))):
         mix = [dataclasses.replace(source, weight=weight) for source, weight in zip(pair, weights, strict=True)]
-        assert pipeline.shares(mix) == pytest.approx(shares)
+        assert streams.shares(mix) == pytest.approx(shares)
         (batch,) = global_batches(mix, 1, batch_size=64)
         np.testing.assert_allclose(np.bincount(batch["dataset"]) / 64, shares, atol=0.02)
         few = batch["dataset"] == 1

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from vitpose_jax import geometry
-from vitpose_jax.data import pipeline
+from vitpose_jax.data import streams
 from vitpose_jax.data.datasets import Split, StoredImages, open_images, open_split
 from vitpose_jax.types import PlainCrop, Size
 
@@ -190,11 +190,11 @@ def train_stream(
     """
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed and start_step are 0 or more, not {seed} and {start_step}")
-    own_rows = pipeline.checked_rows(rows, batch_size)
+    own_rows = streams.checked_rows(rows, batch_size)
     parts = [(source.split, _CutRandomCrop(source.augment, crop_size)) for source in sources]
-    stream = pipeline.interleaved(parts, pipeline.shares(sources), seed)
-    batches = pipeline.own_batches(stream, own_rows, batch_size, start_step)
-    return pipeline.start(batches, num_workers, num_threads, prefetch)
+    stream = streams.interleaved(parts, streams.shares(sources), seed)
+    batches = streams.own_batches(stream, own_rows, batch_size, start_step)
+    return streams.start(batches, num_workers, num_threads, prefetch)
 
 
 def eval_stream(
@@ -221,10 +221,10 @@ def eval_stream(
     Raises:
         ValueError: an argument does not fit the others.
     """
-    own_rows = pipeline.checked_rows(rows, batch_size)
+    own_rows = streams.checked_rows(rows, batch_size)
     padded = np.concatenate([chosen, np.full(-len(chosen) % batch_size, -1)])
     crops = _EvalCrops(views, padded.reshape(batch_size, -1)[own_rows].ravel(), crop_size)
-    return pipeline.start(grain.MapDataset.source(crops).batch(len(own_rows)), num_workers, num_threads, prefetch)
+    return streams.start(grain.MapDataset.source(crops).batch(len(own_rows)), num_workers, num_threads, prefetch)
 
 
 @dataclasses.dataclass(frozen=True)
