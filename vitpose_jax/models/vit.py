@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from vitpose_jax.models.gelu import gelu
 from vitpose_jax.models.knowledge import KnowledgeToken
+from vitpose_jax.models.layers import one_by_one, scan_periods
 from vitpose_jax.models.own import own_product, own_vector
-from vitpose_jax.models.periods import one_by_one, scan_periods
 from vitpose_jax.models.placement import CROPS, placed
 from vitpose_jax.models.products import as_weights, dot_general, matmul, product, promote_dtype
 from vitpose_jax.models.windows import RelativePositions, Windows, pattern
